@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+
 @dataclass(frozen=True)
 class Member:
     """One member of the workspace.
@@ -64,7 +65,9 @@ def read_members(root: Path) -> dict[str, Member]:
         Members by folder, sorted.
     """
     workspace = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]
-    files = sorted(file for pattern in workspace["members"] for file in root.glob(f"{pattern}/pyproject.toml"))
+    files = sorted(
+        file for pattern in workspace["members"] for file in root.glob(f"{pattern}/pyproject.toml")
+    )
     return {member.folder: member for member in (_read_member(root, file) for file in files)}
 
 
