@@ -14,7 +14,9 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
-__all__ = ["append_jsonl", "atomic_write", "cache_dir", "extract_tar", "plain_json", "read_jsonl", "write_json"]
+__all__ = [
+    "append_jsonl", "atomic_write", "cache_dir", "extract_tar", "plain_json", "read_jsonl", "write_json",
+]  # fmt: skip
 
 
 @contextlib.contextmanager

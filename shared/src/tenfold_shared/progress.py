@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from tqdm import tqdm
@@ -40,7 +40,7 @@ def progress(
         >>> with progress(total=3, description="adding") as bar:
         ...     bar.update(3)
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     quiet = quiet or os.environ.get("RANK", "0") != "0"
     if quiet or not sys.stderr.isatty():
