@@ -1,0 +1,249 @@
+"""Do the tests notice when the mathematics changes? Flip operators and constants one at a time, and run them.
+
+    tenfold check --mutate mobileclip
+
+Every mutant lives in a temporary copy of the package, so the working tree is never touched, whatever happens.
+"""
+
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+NUM_MUTANTS = 20
+MIN_CAUGHT = 16
+SEED = 10
+TIMEOUT_SECONDS = 600
+WORKERS = 2
+
+# Losses, metrics and the paper's own modules are what is left without these.
+NOT_MATHEMATICS = frozenset(
+    "__init__ __main__ cli config train evaluate checkpoint reproduce benchmark logs progress commands files"
+    " environment export data".split()
+)
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.MatMult: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change to one place.
+
+    Attributes:
+        file: Path relative to the package's folder.
+        index: Number of the place among all places of the file.
+        description: Line and change, for the report.
+    """
+
+    file: str
+    index: int
+    description: str
+
+
+def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
+    """Yield what can be flipped: `(node, position)`, with the comparison's position in a chain.
+
+    Annotations, docstrings, messages of exceptions and f-strings are left alone: they compute nothing.
+    """
+    for node in _computing(tree):
+        if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS:
+            yield node, 0
+        elif isinstance(node, ast.Compare):
+            yield from ((node, position) for position, op in enumerate(node.ops) if type(op) in SWAPS)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
+            yield node, 0
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            yield node, 0
+
+
+def _computing(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk the nodes that compute something, in source order."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "type_params"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert):
+                yield child
+                yield from _computing(child)
+
+
+def flip(node: ast.AST, position: int) -> str:
+    """Change one place in its tree.
+
+    Args:
+        node: What `places` gave.
+        position: Likewise.
+
+    Returns:
+        The change in words.
+    """
+    if isinstance(node, ast.Compare):
+        old = node.ops[position]
+        node.ops[position] = SWAPS[type(old)]()  # type: ignore[assignment]
+        return f"{type(old).__name__} -> {type(node.ops[position]).__name__}"
+    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp):
+        old = node.op
+        node.op = SWAPS[type(old)]()  # type: ignore[assignment]
+        return f"{type(old).__name__} -> {type(node.op).__name__}"
+    if isinstance(node, ast.UnaryOp):
+        old = node.op
+        node.op = ast.UAdd() if isinstance(old, ast.USub) else ast.Not()
+        if isinstance(old, ast.Not):
+            node.operand = ast.UnaryOp(ast.Not(), node.operand)
+        return f"{type(old).__name__} dropped"
+    assert isinstance(node, ast.Constant)
+    old = node.value
+    node.value = (not old) if isinstance(old, bool) else old + 1 if isinstance(old, int) else old * 1.5 + 0.1
+    return f"{old} -> {node.value}"
+
+
+def mutated(source: str, index: int) -> tuple[str, str]:
+    """Return `source` with its place number `index` flipped, and the change in words."""
+    tree = ast.parse(source)
+    node, position = list(places(tree))[index]
+    change = flip(node, position)
+    return ast.unparse(ast.fix_missing_locations(tree)), f"line {getattr(node, 'lineno', 0)}: {change}"
+
+
+def choose(folder: Path, *, count: int = NUM_MUTANTS, seed: int = SEED) -> list[Mutant]:
+    """Choose places at random, the same ones for the same seed and source.
+
+    Args:
+        folder: The package's folder.
+        count: How many.
+        seed: Seed of the choice.
+
+    Returns:
+        At most `count` mutants.
+
+    Raises:
+        ValueError: If the package has nothing to flip.
+    """
+    found = []
+    for file in sorted((folder / "src").rglob("*.py")):
+        if file.stem not in NOT_MATHEMATICS:
+            tree = ast.parse(file.read_text())
+            found += [(file.relative_to(folder).as_posix(), index) for index, _ in enumerate(places(tree))]
+    if not found:
+        raise ValueError(f"{folder} has no operator or constant to flip outside its standard modules.")
+    chosen = sorted(random.Random(seed).sample(found, min(count, len(found))))
+    return [Mutant(file, index, mutated((folder / file).read_text(), index)[1]) for file, index in chosen]
+
+
+def find_folder(name: str, folders: list[str]) -> str:
+    """Return the folder of a member given by its path or the path's last part.
+
+    Args:
+        name: Such as `mobileclip`, `packages/mobileclip` or `shared`.
+        folders: All members' folders.
+
+    Returns:
+        One of `folders`.
+
+    Raises:
+        ValueError: If there is none, with what exists.
+    """
+    found = [folder for folder in folders if name in (folder, Path(folder).name)]
+    if not found:
+        raise ValueError(f"unknown package `{name}`; there are {', '.join(Path(f).name for f in folders)}.")
+    return found[0]
+
+
+def copy_package(root: Path, folder: str, to: Path) -> Path:
+    """Copy the root's settings and one package.
+
+    Args:
+        root: Top of the workspace.
+        folder: The package's folder, relative to the top.
+        to: Where to copy, keeping the relative place.
+
+    Returns:
+        The copied package's folder.
+    """
+    shutil.copy(root / "pyproject.toml", to)
+    skip = shutil.ignore_patterns("__pycache__", ".*_cache", "*.egg-info")
+    return Path(shutil.copytree(root / folder, to / folder, ignore=skip))
+
+
+def tests_pass(package: Path, top: Path) -> bool:
+    """Run a copied package's fast tests on its copied source.
+
+    Args:
+        package: The copied package's folder.
+        top: Folder with the copied pyproject.toml.
+
+    Returns:
+        Whether they pass. Tests that hang count as failing.
+    """
+    command = [sys.executable, "-m", "pytest", "-c", str(top / "pyproject.toml"), "--rootdir", str(top)]
+    command += ["-n", "0", "-x", "-q", "-p", "no:cacheprovider", str(package / "tests")]
+    environment = {**os.environ, "PYTHONPATH": str(package / "src"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    try:
+        result = subprocess.run(
+            command, cwd=top, env=environment, capture_output=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return result.returncode == 0
+
+
+def is_caught(root: Path, folder: str, mutant: Mutant | None) -> bool:
+    """Return whether the tests of a package fail for one mutant (None: for the package as it is)."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        top = Path(name)
+        package = copy_package(root, folder, top)
+        if mutant is not None:
+            file = package / mutant.file
+            file.write_text(mutated(file.read_text(), mutant.index)[0])
+        return not tests_pass(package, top)
+
+
+def run(root: Path, folder: str) -> int:
+    """Print each mutant and whether the tests caught it.
+
+    Args:
+        root: Top of the workspace.
+        folder: The package's folder, relative to the top.
+
+    Returns:
+        0 if enough were caught, 1 if not.
+
+    Raises:
+        ValueError: If the tests fail without any change.
+    """
+    mutants = choose(root / folder)
+    if is_caught(root, folder, None):
+        raise ValueError(f"the fast tests of {folder} fail as they are; make them pass first.")
+    with ThreadPoolExecutor(WORKERS) as pool:
+        verdicts = list(pool.map(lambda mutant: is_caught(root, folder, mutant), mutants))
+    for mutant, caught in zip(mutants, verdicts, strict=True):
+        print(f"{'caught  ' if caught else 'SURVIVED'} {mutant.file} {mutant.description}")
+    needed = -(-len(mutants) * MIN_CAUGHT // NUM_MUTANTS)
+    print(f"{sum(verdicts)} of {len(mutants)} caught, at least {needed} needed")
+    return 0 if sum(verdicts) >= needed else 1
