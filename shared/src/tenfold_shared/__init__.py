@@ -24,21 +24,17 @@ __all__ = [
     "setup_logging", "unknown_name", "verdict",
 ]  # fmt: skip
 
-_HOMES = {
-    "claims": {"ClaimResult", "Estimate", "PaperValue", "verdict"},
-    "commands": {"InputError", "print_result", "run_command", "unknown_name"},
-    "environment": {"seed_everything"},
-    "logs": {"setup_logging"},
-}
+_COMMANDS = {"InputError", "print_result", "run_command", "unknown_name"}
+_HOMES = {"seed_everything": "environment", "setup_logging": "logs"} | dict.fromkeys(_COMMANDS, "commands")
 
 
 def __getattr__(name: str) -> Any:
+    """Import a name's module when it is first asked for, so that commands start at once."""
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("tenfold-shared")
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"tenfold_shared.{home}"), name)
-    raise AttributeError(f"module 'tenfold_shared' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'tenfold_shared' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tenfold_shared.{_HOMES.get(name, 'claims')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -19,22 +19,10 @@ from tenfold_shared.files import plain_json, write_json
 from tenfold_shared.intervals import paired_interval, prediction_interval, t_quantile
 
 __all__ = [
-    "MAX_RECORDED_BYTES",
-    "Budget",
-    "ClaimResult",
-    "Estimate",
-    "Evidence",
-    "PaperValue",
-    "Verdict",
-    "paired_interval",
-    "prediction_interval",
-    "read_claims",
-    "read_recorded",
-    "t_quantile",
-    "verdict",
-    "write_claims",
-    "write_recorded",
-]
+    "MAX_RECORDED_BYTES", "Budget", "ClaimResult", "Estimate", "Evidence", "Mark", "PaperValue", "Verdict",
+    "paired_interval", "prediction_interval", "read_claims", "read_recorded", "t_quantile", "verdict",
+    "write_claims", "write_recorded",
+]  # fmt: skip
 
 Verdict = Literal["shown", "direction only", "contradicted", "not shown", "not attempted", "not judged"]
 Evidence = Literal["real", "composed", "synthetic", "authors' records", "arithmetic"]
@@ -44,9 +32,6 @@ Mark = Literal["V", "A", "D"]
 MIN_PAIRS_SHOWN = 5  # fewer paired seeds never make more than "direction only"
 MAX_RECORDED_BYTES = 200_000
 RECORDED_SCHEMA = 1
-_RECORDED_KEYS = {
-    "schema", "claims", "configuration", "command", "commit", "machine", "versions", "attempts",
-}  # fmt: skip
 
 
 def verdict(
@@ -98,10 +83,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """Estimate from one finite value per seed.
-
-        Raises:
-            ValueError: No value, or one that is not finite.
+        """Estimate from one finite value per seed; anything else is a ValueError.
 
         Example:
             >>> Estimate.of([1.0, 2.0, 3.0]).mean
@@ -110,16 +92,17 @@ class Estimate:
         per_seed = tuple(float(v) for v in values)
         return cls(per_seed, *paired_interval(per_seed))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; nan becomes None."""
+        return plain_json(dataclasses.asdict(self))
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Estimate:
-        """Read back what `dataclasses.asdict` wrote, refusing a mean that its values do not give."""
-        _check_keys("estimate", record, {f.name for f in dataclasses.fields(cls)})
+        """Read a dictionary of `to_dict`, refusing a mean or interval that its values do not give."""
+        _check_keys("estimate", record, _names(cls))
         estimate = cls.of([_number("per_seed", v) for v in record["per_seed"]])
-        for name in ("mean", "low", "high"):
-            expected, stored = getattr(estimate, name), record[name]
-            same = stored is None if math.isnan(expected) else _is_close(_number(name, stored), expected)
-            if not same:
-                raise ValueError(f"estimate: `{name}` is {stored}, but the values per seed give {expected}.")
+        if estimate.to_dict() != dict(record):
+            raise ValueError(f"estimate {dict(record)}: its values give {estimate.to_dict()}.")
         return estimate
 
 
@@ -137,23 +120,17 @@ class PaperValue:
 
     def __post_init__(self) -> None:
         _check_choice("mark", self.mark, Mark)
-        if not math.isfinite(self.value):
+        if not math.isfinite(_number("value", self.value)):
             raise ValueError(f"`value` (={self.value}) of a paper must be finite.")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> PaperValue:
-        """Read back what `dataclasses.asdict` wrote; unknown or missing keys are a ValueError."""
-        _check_keys("paper_value", record, {f.name for f in dataclasses.fields(cls)})
-        return cls(**{**record, "value": _number("value", record["value"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimResult:
     """One claim of a paper and what became of it here: the only schema of results.
 
-    The verdict is checked against the values: one that was typed in is refused. Build with `compare`
-    or `not_attempted`. `figures` are SVG files relative to the output folder, `seconds` wall time.
-    `evidence` is None only where nothing was attempted.
+    Build it with `compare` or `not_attempted`; a verdict that the values do not give is refused.
+    `figures` are SVG files relative to the output folder, `seconds` is wall time. `evidence` is None
+    only where nothing was attempted.
     """
 
     paper: str
@@ -180,29 +157,25 @@ class ClaimResult:
         _check_choice("budget", self.budget, Budget)
         if self.verdict != "not attempted" or self.evidence is not None:
             _check_choice("evidence", self.evidence, Evidence)
-        if not (math.isfinite(self.seconds) and self.seconds >= 0):
+        if not (math.isfinite(_number("seconds", self.seconds)) and self.seconds >= 0):
             raise ValueError(f"`seconds` (={self.seconds}) must be a finite number of at least 0.")
         for figure in self.figures:
-            _check_figure(figure)
+            path = PurePosixPath(figure)
+            if path.is_absolute() or ".." in path.parts or path.suffix != ".svg":
+                raise ValueError(f"figure {figure!r} must be an .svg file inside the output folder.")
         self._check_verdict()
 
     def _check_verdict(self) -> None:
-        """A verdict on values needs the pair that gives it; without a pair nothing was judged."""
-        if self.ours is None or self.control is None or self.minimum_effect is None:
-            allowed = ("not attempted",) if self.ours is None else ("not judged",)
-            if self.verdict not in allowed or self.difference is not None:
-                raise ValueError(
-                    f"verdict {self.verdict!r} of claim {self.claim!r} has no paired values behind it; "
-                    f"use ClaimResult.compare, or the verdict {allowed[0]!r} without a difference."
-                )
-            return
-        ours, control = self.ours.per_seed, self.control.per_seed
-        expected = verdict(ours, control, self.minimum_effect, budget=self.budget)
+        """Values and control give difference and verdict; without the pair nothing was judged."""
+        expected, difference = "not attempted" if self.ours is None else "not judged", None
+        if self.ours and self.control and self.minimum_effect is not None:
+            ours, control = self.ours.per_seed, self.control.per_seed
+            expected = verdict(ours, control, self.minimum_effect, budget=self.budget)
+            difference = Estimate.of(_paired_differences(ours, control)).to_dict()
         if self.verdict != expected:
-            raise ValueError(f"verdict {self.verdict!r}: the values of {self.claim!r} give {expected!r}.")
-        mean = Estimate.of(_paired_differences(ours, control)).mean
-        if self.difference is None or not _is_close(self.difference.mean, mean):
-            raise ValueError(f"`difference` of claim {self.claim!r} is not ours minus the control ({mean}).")
+            raise ValueError(f"verdict {self.verdict!r} of {self.claim!r}: its values give {expected!r}.")
+        if (self.difference.to_dict() if self.difference else None) != difference:
+            raise ValueError(f"`difference` of {self.claim!r} is not ours minus the control: {difference}.")
 
     @classmethod
     def compare(
@@ -214,20 +187,11 @@ class ClaimResult:
         budget: Budget,
         **rest: Any,
     ) -> ClaimResult:
-        """Fill estimates, difference and verdict from values paired by seed.
+        """Fill estimates, difference and verdict from values paired by seed, see `verdict`.
 
-        Args:
-            ours: One value per seed, larger is better.
-            control: The strongest control's values for the same seeds.
-            minimum_effect: The difference said before the run to count.
-            budget: The tier of the run.
-            **rest: The other fields of the class; `commit` defaults to this checkout's.
-
-        Raises:
-            ValueError: Values that cannot be judged, see `verdict`.
+        `**rest` are the other fields; `commit` defaults to that of this checkout.
         """
-        if "commit" not in rest:
-            rest["commit"] = git_commit()
+        rest["commit"] = rest.get("commit") or git_commit()
         return cls(
             ours=Estimate.of(ours),
             control=Estimate.of(control),
@@ -239,41 +203,17 @@ class ClaimResult:
         )
 
     @classmethod
-    def not_attempted(
-        cls,
-        *,
-        paper: str,
-        claim: str,
-        primary_metric: str,
-        paper_value: PaperValue | None,
-        reason: str,
-        **rest: Any,
-    ) -> ClaimResult:
+    def not_attempted(cls, *, paper_value: PaperValue | None, reason: str, **rest: Any) -> ClaimResult:
         """Record a claim that cannot be tried here, with the reason as its note.
 
-        `**rest` may name `control_name`, `data`, `budget` ("full" unless told), `commit`,
-        `minimum_effect`, `specification`.
+        `**rest` are `paper`, `claim`, `primary_metric` and whatever else is known of the plan.
         """
         if not reason.strip():
-            raise ValueError(f"claim {claim!r} is not attempted: `reason` must say why.")
-        fields: dict[str, Any] = dict(
-            control_name="", data="", budget="full", evidence=None, seconds=0.0, minimum_effect=None
-        )
-        fields |= rest
-        if "commit" not in rest:
-            fields["commit"] = git_commit()
-        return cls(
-            paper=paper,
-            claim=claim,
-            primary_metric=primary_metric,
-            paper_value=paper_value,
-            note=reason,
-            ours=None,
-            control=None,
-            difference=None,
-            verdict="not attempted",
-            **fields,
-        )
+            raise ValueError("`reason` must say why the claim is not attempted.")
+        fields: dict[str, Any] = dict(control_name="", data="", budget="full", seconds=0.0)
+        fields |= dict.fromkeys(("ours", "control", "difference", "minimum_effect", "evidence"))
+        fields |= {**rest, "commit": rest.get("commit") or git_commit()}
+        return cls(paper_value=paper_value, note=reason, verdict="not attempted", **fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; nan becomes None."""
@@ -286,17 +226,16 @@ class ClaimResult:
         Raises:
             ValueError: Unknown or missing keys (named), or values that do not fit together.
         """
-        _check_keys("claim", record, {f.name for f in dataclasses.fields(cls)})
-        values: dict[str, Any] = dict(record)
-        values["figures"] = tuple(record["figures"])
-        values["seconds"] = _number("seconds", record["seconds"])
+        _check_keys("claim", record, _names(cls))
+        fields: dict[str, Any] = {**record, "figures": tuple(record["figures"])}
         for name in ("ours", "control", "difference"):
-            values[name] = None if record[name] is None else Estimate.from_dict(record[name])
+            fields[name] = None if record[name] is None else Estimate.from_dict(record[name])
         if record["minimum_effect"] is not None:
-            values["minimum_effect"] = _number("minimum_effect", record["minimum_effect"])
+            fields["minimum_effect"] = _number("minimum_effect", record["minimum_effect"])
         if record["paper_value"] is not None:
-            values["paper_value"] = PaperValue.from_dict(record["paper_value"])
-        return cls(**values)
+            _check_keys("paper_value", record["paper_value"], _names(PaperValue))
+            fields["paper_value"] = PaperValue(**record["paper_value"])
+        return cls(**fields)
 
 
 def write_claims(path: str | Path, claims: Sequence[ClaimResult]) -> None:
@@ -305,18 +244,13 @@ def write_claims(path: str | Path, claims: Sequence[ClaimResult]) -> None:
 
 
 def read_claims(path: str | Path) -> list[ClaimResult]:
-    """Read the list of `write_claims`.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not JSON, or not a list of claims; the message names the file.
-    """
+    """Read the list of `write_claims`; a ValueError names the file and what is wrong with it."""
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(records, list):
             raise ValueError(f"expected a list of claims, found {type(records).__name__}.")
         return [ClaimResult.from_dict(record) for record in records]
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -329,7 +263,7 @@ def write_recorded(
     attempts: Sequence[Mapping[str, str]],
     environment: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a package's recorded full run, `results/recorded.json`.
+    """Write a package's recorded full run, `results/recorded.json`, at most 200 kB.
 
     Args:
         path: The file, inside the import package.
@@ -337,26 +271,20 @@ def write_recorded(
         configuration: Whatever else would be needed to run it again.
         command: The line that was typed.
         attempts: Every attempt, failures included: `date`, `what`, `result`.
-        environment: An `environment_report()` of the machine that ran it; this one's unless told.
-
-    Raises:
-        ValueError: Larger than 200 kB, or an attempt without its three keys.
+        environment: `environment_report()` of the machine that ran it; this one's unless told.
     """
     machine = dict(environment_report() if environment is None else environment)
     record = {
         "schema": RECORDED_SCHEMA,
         "claims": [claim.to_dict() for claim in claims],
-        "configuration": plain_json(dict(configuration)),
+        "configuration": plain_json(configuration),
         "command": command,
         "commit": machine.pop("commit", "unknown"),
         "versions": machine.pop("versions", {}),
         "machine": machine,
         "attempts": [dict(attempt) for attempt in attempts],
     }
-    _check_recorded(record)
-    size = len(json.dumps(record, indent=2, ensure_ascii=False).encode())
-    if size >= MAX_RECORDED_BYTES:
-        raise ValueError(f"{path}: {size} bytes; a recorded run holds at most {MAX_RECORDED_BYTES}.")
+    _parse_recorded(str(path), json.dumps(record, indent=2, ensure_ascii=False))
     write_json(path, record)
 
 
@@ -367,7 +295,7 @@ def read_recorded(package: str) -> dict[str, Any] | None:
         package: Import name; the file is its `results/recorded.json`.
 
     Returns:
-        The file's content; `claims` stay dictionaries for `ClaimResult.from_dict`.
+        The file's content, checked; `claims` stay dictionaries for `ClaimResult.from_dict`.
 
     Raises:
         ValueError: The file is damaged, of another schema, or larger than 200 kB.
@@ -375,25 +303,25 @@ def read_recorded(package: str) -> dict[str, Any] | None:
     file = resources.files(package).joinpath("results", "recorded.json")
     if not file.is_file():
         return None
-    text = file.read_text(encoding="utf-8")
+    return _parse_recorded(f"{package}/results/recorded.json", file.read_text("utf-8"))
+
+
+def _parse_recorded(name: str, text: str) -> dict[str, Any]:
     try:
-        if len(text.encode()) > MAX_RECORDED_BYTES:
-            raise ValueError(f"larger than {MAX_RECORDED_BYTES} bytes.")
+        if (size := len(text.encode())) > MAX_RECORDED_BYTES:
+            raise ValueError(f"{size} bytes; a recorded run holds at most {MAX_RECORDED_BYTES}.")
         record = json.loads(text)
-        _check_recorded(record)
-    except ValueError as error:
-        raise ValueError(f"{package}/results/recorded.json: {error}") from error
+        keys = "schema claims configuration command commit machine versions attempts"
+        _check_keys("record", record, set(keys.split()))
+        if record["schema"] != RECORDED_SCHEMA:
+            raise ValueError(f"`schema` is {record['schema']!r}; this version reads {RECORDED_SCHEMA}.")
+        for attempt in record["attempts"]:
+            _check_keys("attempt", attempt, {"date", "what", "result"})
+        for claim in record["claims"]:
+            ClaimResult.from_dict(claim)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
     return record
-
-
-def _check_recorded(record: Mapping[str, Any]) -> None:
-    _check_keys("record", record, _RECORDED_KEYS)
-    if record["schema"] != RECORDED_SCHEMA:
-        raise ValueError(f"`schema` is {record['schema']!r}; this version reads {RECORDED_SCHEMA}.")
-    for attempt in record["attempts"]:
-        _check_keys("attempt", attempt, {"date", "what", "result"})
-    for claim in record["claims"]:
-        ClaimResult.from_dict(claim)
 
 
 def _paired_differences(ours: Sequence[float], control: Sequence[float]) -> list[float]:
@@ -403,6 +331,10 @@ def _paired_differences(ours: Sequence[float], control: Sequence[float]) -> list
         if not all(math.isfinite(v) for v in values):
             raise ValueError(f"`{name}` holds a value that is not finite: {list(values)}.")
     return [float(a) - float(b) for a, b in zip(ours, control, strict=True)]
+
+
+def _names(cls: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
 
 
 def _check_keys(what: str, record: Any, expected: set[str]) -> None:
@@ -418,17 +350,7 @@ def _check_choice(name: str, value: object, choices: Any) -> None:
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, get_args(choices)))}.")
 
 
-def _check_figure(name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.suffix != ".svg":
-        raise ValueError(f"figure {name!r} must be an .svg file inside the output folder.")
-
-
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"`{name}` must be a number, found {value!r}.")
     return float(value)
-
-
-def _is_close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)

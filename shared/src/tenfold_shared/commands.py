@@ -19,9 +19,6 @@ from tenfold_shared.files import plain_json
 
 __all__ = ["InputError", "print_result", "require_extra", "run_command", "unknown_name"]
 
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 _KEPT = "files already written are whole and are kept"
 _MAX_NAMES_LISTED = 40
 
@@ -38,35 +35,29 @@ def run_command(main: Callable[[], int | None], *, kept: str = _KEPT) -> NoRetur
     is a bug and keeps its traceback, as does everything with `TENFOLD_DEBUG=1`: a ValueError out of
     NumPy says nothing to a user and all to whoever mends it.
 
-    Args:
-        main: Does the work; returns the exit status, None for 0.
-        kept: What the line after Ctrl-C says about the work done so far.
+    `main` returns the exit status, None for 0; `kept` is what the line after Ctrl-C says about the
+    work so far.
     """
     try:
         status = main() or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         _say(f"interrupted; {kept}.")
-        status = EXIT_INTERRUPTED
+        status = 130  # 128 + SIGINT, as shells report it
     except BrokenPipeError:
         # The reader went away; without this the interpreter complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = EXIT_BROKEN_PIPE
+        status = 141  # 128 + SIGPIPE
     except Exception as error:
         if os.environ.get("TENFOLD_DEBUG") == "1" or not _is_expected(error):
             raise
         _say(f"error: {_one_line(error)}")
-        status = EXIT_BAD_INPUT
+        status = 2
     sys.exit(status)
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
     """Return the error for a name that does not exist: the nearest one, and all there are.
-
-    Args:
-        kind: What is named, such as "model".
-        name: What was asked for.
-        known: The names that exist.
 
     Example:
         >>> print(unknown_name("model", "s9", ["s0", "b"]))
@@ -80,16 +71,10 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
 
 
 def require_extra(module: str, extra: str, dist: str) -> ModuleType:
-    """Import a module that an optional extra installs.
+    """Import a module that an extra of a distribution installs.
 
-    Args:
-        module: Import name, dotted or not.
-        extra: Name of the extra.
-        dist: Distribution that has it.
-
-    Raises:
-        ImportError: Not installed; the message is the pip line. A module that is there but broken
-            keeps its own error.
+    Where it is missing, the ImportError is the pip line; a module that is there but broken keeps its
+    own error.
     """
     try:
         return importlib.import_module(module)
@@ -101,10 +86,6 @@ def require_extra(module: str, extra: str, dist: str) -> ModuleType:
 
 def print_result(rows_or_dict: Sequence[Mapping[str, Any]] | Mapping[str, Any], json: bool) -> None:
     """Print a result on stdout: JSON (nan as null), or a table with one line per row or key.
-
-    Args:
-        rows_or_dict: Rows with equal keys in the order of the first, or one mapping.
-        json: The command's `--json`.
 
     Example:
         >>> print_result([{"label": "cat", "score": 0.91234}], json=False)

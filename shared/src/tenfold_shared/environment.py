@@ -28,15 +28,9 @@ _NO_TELEMETRY = {
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and, where they are already imported, torch with its accelerators.
+    """Seed Python, NumPy and, where it is already imported, torch with its accelerators.
 
-    JAX has no global seed: pass keys.
-
-    Args:
-        seed: At least 0 and below 2**32, NumPy's limit.
-
-    Raises:
-        ValueError: `seed` is outside that range.
+    JAX has no global seed: pass keys. `seed` is at least 0 and below 2**32, NumPy's limit.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"`seed` (={seed}) must be at least 0 and below 2**32.")
@@ -58,12 +52,13 @@ def environment_report(*packages: str) -> dict[str, Any]:
         `python`, `platform`, `cpu`, `cores` (usable by this process), `threads` (of torch, else of
         OMP_NUM_THREADS, else None), `versions` by distribution, `commit`.
     """
+    torch, limit = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": _usable_cores(),
-        "threads": _threads(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else int(limit) if limit.isdigit() else None,
         "versions": _versions((*_LIBRARIES, *packages)),
         "commit": git_commit(),
     }
@@ -72,11 +67,8 @@ def environment_report(*packages: str) -> dict[str, Any]:
 def git_commit(path: str | Path | None = None) -> str:
     """Return the commit of the checkout this code runs from, "-dirty" at its end if files changed.
 
-    Args:
-        path: A tracked file of another checkout; this module's unless told.
-
-    Returns:
-        "unknown" for an installed wheel, also when its environment lies inside some repository.
+    "unknown" for an installed wheel, also when its environment lies inside some repository. `path` is
+    a tracked file of another checkout.
     """
     file = Path(__file__ if path is None else path).resolve()
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
@@ -112,22 +104,7 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 
 def _cpu_model() -> str:
     """The processor's name: Linux keeps it in /proc, elsewhere `platform` knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _threads() -> int | None:
-    if torch := sys.modules.get("torch"):
-        return torch.get_num_threads()
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return int(limit) if limit.isdigit() else None

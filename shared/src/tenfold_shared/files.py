@@ -27,9 +27,7 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Generator
     the old file or the new one. On an error the temporary file goes; a kill can leave it
     (`.NAME.*.tmp`). A link is followed, and an existing file keeps its permissions.
 
-    Args:
-        path: Target; its folder is made if need be.
-        mode: `"wb"` for bytes, `"w"` for UTF-8 text.
+    The folder is made if need be. `"w"` is UTF-8 text.
 
     Example:
         >>> import tempfile
@@ -64,12 +62,10 @@ def _create(path: Path, mode: str) -> IO[Any]:
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system lets a folder be synced."""
+    handle = os.open(folder, os.O_RDONLY)
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.fsync(handle)
+    os.close(handle)
 
 
 def plain_json(value: Any) -> Any:
@@ -82,24 +78,17 @@ def plain_json(value: Any) -> Any:
 
 
 def write_json(path: str | Path, obj: Any) -> None:
-    """Write indented JSON atomically; nan and infinities are refused, since JSON has none.
-
-    Raises:
-        ValueError: A number that is not finite. The file is then untouched.
-    """
+    """Write indented JSON atomically; nan, which JSON lacks, is a ValueError and touches nothing."""
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
 
 
 def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Append one row to a JSON-lines file.
+    """Append one row to a JSON-lines file; nan is a ValueError and touches nothing.
 
     A row that a kill tore (no newline at its end, not JSON) is dropped first, so that the file never
     holds a broken line in its middle. One writer at a time.
-
-    Raises:
-        ValueError: A number that is not finite. The file is then untouched.
     """
     line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     path = Path(path)
@@ -135,11 +124,9 @@ def _is_row(line: bytes) -> bool:
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Read the rows of a JSON-lines file, without a last one that a kill tore.
 
-    Raises:
-        ValueError: A broken line elsewhere; the message gives file and line number.
+    A broken line elsewhere is a ValueError with the line's number.
     """
-    content = Path(path).read_bytes()
-    lines = content.split(b"\n")
+    lines = Path(path).read_bytes().split(b"\n")
     if not _is_row(lines[-1]):
         lines.pop()
     for number, line in enumerate(lines, start=1):
@@ -152,13 +139,8 @@ def cache_dir(*parts: str) -> Path:
     """Return a folder of the one cache of all Tenfold packages, made if need be.
 
     `TENFOLD_CACHE`, else `tenfold` in the user's cache folder (`XDG_CACHE_HOME`, `~/.cache`,
-    `~/Library/Caches` on macOS).
-
-    Args:
-        *parts: Folder names below it.
-
-    Raises:
-        ValueError: A part would leave the cache.
+    `~/Library/Caches` on macOS). `parts` are folder names below it; one that would leave it is a
+    ValueError.
     """
     for part in parts:
         if Path(part).is_absolute() or ".." in Path(part).parts:
@@ -182,7 +164,6 @@ def extract_tar(path: str | Path, dest: str | Path) -> None:
         dest: Target folder, made if need be.
 
     Raises:
-        FileNotFoundError: No such archive.
         ValueError: A hostile or damaged archive, in one sentence.
     """
     try:

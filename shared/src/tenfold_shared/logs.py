@@ -11,28 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from tenfold_shared.files import append_jsonl, atomic_write, plain_json, read_jsonl
 
 __all__ = ["MetricsWriter", "setup_logging"]
 
 
 def setup_logging(quiet: bool = False, verbose: bool = False, *, package: str | None = None) -> None:
-    """Send log lines to stderr, once per process; calling it again replaces the first setup.
+    """Send log lines to stderr; calling it again replaces the first setup.
 
-    Ranks other than 0 (environment variable RANK) show errors only.
-
-    Args:
-        quiet: Warnings and errors only.
-        verbose: Debug lines too; loses to `quiet`.
-        package: Import name whose lines are wanted; other libraries then speak from warnings up.
+    `quiet` leaves warnings and errors and wins over `verbose`, which adds debug lines. With `package`,
+    an import name, other libraries speak from warnings up. Ranks other than 0 (environment variable
+    RANK) show errors only.
     """
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     if os.environ.get("RANK", "0") != "0":
         level = logging.ERROR
     handler = _StderrHandler()
     handler.setFormatter(_Formatter())
-    logging.basicConfig(level=level if package is None else max(level, logging.WARNING), force=True)
-    logging.getLogger().handlers[:] = [handler]
+    others = level if package is None else max(level, logging.WARNING)
+    logging.basicConfig(level=others, handlers=[handler], force=True)
     if package is not None:
         logging.getLogger(package).setLevel(level)
 
@@ -50,11 +49,7 @@ class _StderrHandler(logging.Handler):
     """Writes above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if "tqdm" in sys.modules:
-            sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr)
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class MetricsWriter:

@@ -80,12 +80,7 @@ class Rouge(NamedTuple):
 
 
 def accuracy(predictions: ArrayLike, targets: ArrayLike) -> Mean:
-    """Count the predicted labels that are the targets; top-k of scores is `recall_at_k`.
-
-    Args:
-        predictions: Integer labels, any shape.
-        targets: Integer labels, same shape.
-    """
+    """Count the labels, of any one shape, that are the targets; top-k of scores is `recall_at_k`."""
     return Mean.of(np.equal(*_pair(predictions, targets)))
 
 
@@ -100,9 +95,6 @@ def recall_at_k(similarity: ArrayLike, k: int, targets: ArrayLike) -> Mean:
         targets: Column of each query's target [queries], or a boolean mask [queries, candidates] of
             several right answers, of which one is enough.
 
-    Example:
-        >>> recall_at_k([[0.9, 0.1], [0.8, 0.2]], 1, [0, 1]).compute()
-        0.5
     """
     scores, right = np.asarray(similarity), np.asarray(targets)
     if np.isnan(scores).any():
@@ -124,9 +116,9 @@ def mean_iou(
     """Count a batch of label maps for the mean intersection over union of the classes.
 
     Args:
-        predictions: Integer labels, any shape.
+        predictions: Integer labels from 0 to `num_classes` - 1, any shape.
         targets: Integer labels, same shape.
-        num_classes: Labels are 0 to `num_classes` - 1.
+        num_classes: Number of labels.
         ignore_index: Target label that is left out, such as 255.
     """
     found, truth = (array.ravel() for array in _pair(predictions, targets))
@@ -134,7 +126,7 @@ def mean_iou(
         found, truth = found[truth != ignore_index], truth[truth != ignore_index]
     for name, labels in (("predictions", found), ("targets", truth)):
         if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
-            raise ValueError(f"`{name}` must be from 0 to {num_classes - 1}, found {labels.min()}..{labels.max()}.")
+            raise ValueError(f"`{name}` {labels.min()}..{labels.max()} must be from 0 to {num_classes - 1}.")
     cells = np.bincount(truth.astype(np.int64) * num_classes + found, minlength=num_classes**2)
     return MeanIoU(cells.reshape(num_classes, num_classes))
 
@@ -148,11 +140,8 @@ def rmse(predictions: ArrayLike, targets: ArrayLike) -> RootMean:
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Return the exact area under the ROC curve; a tie counts half (Mann and Whitney 1947).
 
-    It is no sum over examples, so there is no state: gather the scores first.
-
-    Args:
-        scores: Numbers [examples], larger is more likely positive; no nan.
-        labels: 0 or 1 [examples], both present.
+    It is no sum over examples, so there is no state: gather the scores first. `scores` [examples]
+    grow with the chance of a positive, `labels` [examples] are 0 or 1 and both occur.
 
     Example:
         >>> auroc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
@@ -172,9 +161,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 def bits_per_byte(token_losses: ArrayLike, num_bytes: int) -> Mean:
     """Count a text's loss in bits over its UTF-8 bytes, which no tokenizer can improve by counting tokens.
 
-    Args:
-        token_losses: Negative log-likelihoods in nats, any shape; padding left out.
-        num_bytes: UTF-8 bytes of the text they cover, at least 1.
+    `token_losses` are negative log-likelihoods in nats, padding left out; `num_bytes` is at least 1.
     """
     if num_bytes < 1:
         raise ValueError(f"`num_bytes` (={num_bytes}) must be at least 1.")

@@ -43,12 +43,7 @@ class ClipTokenizer:
     eot_token_id = _SPECIAL["<end_of_text>"]
 
     def __init__(self, context_length: int = 77) -> None:
-        """Make a tokenizer whose rows are `context_length` ids long, at least 2.
-
-        Raises:
-            ImportError: The extra is missing; the message is the pip line.
-            ValueError: `context_length` leaves no room for start and end.
-        """
+        """Make a tokenizer whose rows are `context_length` ids long, at least 2."""
         self.context_length = _checked_length(context_length)
         self._fix_text = require_extra("ftfy", "clip", _DIST).fix_text
         regex = require_extra("regex", "clip", _DIST)
@@ -67,11 +62,7 @@ class ClipTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the cleaned text of ids up to the first end token; start tokens are skipped.
-
-        Raises:
-            ValueError: An id that CLIP does not have.
-        """
+        """Return the cleaned text of ids up to the first end token; start tokens are skipped."""
         pieces = _pieces()
         found = []
         for index in map(int, ids):
@@ -85,12 +76,8 @@ class ClipTokenizer:
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> np.ndarray:
         """Return one row per text: start, ids, end, zeros; a longer text loses its tail, never its end.
 
-        Args:
-            texts: One text or several.
-            context_length: Length of the rows; the tokenizer's own unless told.
-
         Returns:
-            int64 array [texts, context_length].
+            int64 [texts, context_length]; `context_length` is the tokenizer's own unless told.
         """
         length = self.context_length if context_length is None else _checked_length(context_length)
         texts = [texts] if isinstance(texts, str) else texts
@@ -125,13 +112,7 @@ class FileTokenizer:
     """A `tokenizer.json` of the `tokenizers` library. Needs the extra `hf`."""
 
     def __init__(self, path: str | Path) -> None:
-        """Read the file.
-
-        Raises:
-            FileNotFoundError: No such file.
-            ImportError: The extra is missing; the message is the pip line.
-            ValueError: Not a tokenizer file.
-        """
+        """Read the file; a ValueError says that it is no tokenizer file."""
         library = require_extra("tokenizers", "hf", _DIST)
         text = Path(path).read_bytes()
         try:
