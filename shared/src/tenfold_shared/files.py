@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import math
 import os
 import secrets
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -173,7 +175,9 @@ def extract_tar(path: str | Path, dest: str | Path) -> None:
                 _check_member(path, member)
             Path(dest).mkdir(parents=True, exist_ok=True)
             archive.extractall(dest, members, filter="data")
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # no such file, a full disk: not the archive's fault
         raise ValueError(f"{path}: not a whole tar archive ({error}); download it again.") from error
 
 

@@ -94,7 +94,6 @@ def recall_at_k(similarity: ArrayLike, k: int, targets: ArrayLike) -> Mean:
         k: 1 to the number of candidates.
         targets: Column of each query's target [queries], or a boolean mask [queries, candidates] of
             several right answers, of which one is enough.
-
     """
     scores, right = np.asarray(similarity), np.asarray(targets)
     if np.isnan(scores).any():
