@@ -161,7 +161,7 @@ def member_tests(root: Path) -> list[str]:
 def pytest(root: Path, tally: Tally, *arguments: str) -> None:
     """Run pytest with the root's settings and count its tests.
 
-    No collected test is no failure (a package need not have slow ones), a crash without any failed test is one.
+    No collected test is no failure (a package need not have slow ones); a crash without any failed test is.
     """
     with tempfile.TemporaryDirectory(prefix="account-") as folder:
         file = Path(folder) / "account.json"
@@ -214,12 +214,13 @@ def escape(pattern: str) -> str:
 
 def run_parts(root: Path, names: tuple[PartName, ...]) -> Tally:
     """Run parts one after the other, print each one's time, then what was left out without a reason."""
-    tally, times = Tally(), {}
+    tally, times, before = Tally(), {}, _status(root)
     for name in names:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
         PARTS[name][0](root, tally)
         times[name] = time.monotonic() - start
+    tally.note("working tree as it was", good=_status(root) == before)
     rows = tomllib.loads((root / "tests" / "allowed.toml").read_text()).get("test", [])
     problems = allowance_problems(tally, rows, whole=set(names) == set(PARTS))
     for line in problems:
@@ -229,6 +230,12 @@ def run_parts(root: Path, names: tuple[PartName, ...]) -> Tally:
     for line in time_lines(times):
         print(line)
     return tally
+
+
+def _status(root: Path) -> str:
+    """Return what git would say has changed; nothing outside a repository."""
+    command = ["git", "-C", str(root), "status", "--porcelain"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def time_lines(times: dict[PartName, float]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NUM_MUTANTS = 20
 MIN_CAUGHT = 16
@@ -28,7 +29,7 @@ NOT_MATHEMATICS = frozenset(
     "__init__ __main__ cli config train evaluate checkpoint reproduce benchmark logs progress commands files"
     " environment export data".split()
 )
-SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+SWAPS: dict[type[ast.AST], Any] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
     ast.Mult: ast.Div,
@@ -104,11 +105,11 @@ def flip(node: ast.AST, position: int) -> str:
     """
     if isinstance(node, ast.Compare):
         old = node.ops[position]
-        node.ops[position] = SWAPS[type(old)]()  # type: ignore[assignment]
+        node.ops[position] = SWAPS[type(old)]()
         return f"{type(old).__name__} -> {type(node.ops[position]).__name__}"
     if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp):
         old = node.op
-        node.op = SWAPS[type(old)]()  # type: ignore[assignment]
+        node.op = SWAPS[type(old)]()
         return f"{type(old).__name__} -> {type(node.op).__name__}"
     if isinstance(node, ast.UnaryOp):
         old = node.op
@@ -118,8 +119,14 @@ def flip(node: ast.AST, position: int) -> str:
         return f"{type(old).__name__} dropped"
     assert isinstance(node, ast.Constant)
     old = node.value
-    node.value = (not old) if isinstance(old, bool) else old + 1 if isinstance(old, int) else old * 1.5 + 0.1
+    node.value = _other_value(old)
     return f"{old} -> {node.value}"
+
+
+def _other_value(value: Any) -> bool | int | float:
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else value * 1.5 + 0.1
 
 
 def mutated(source: str, index: int) -> tuple[str, str]:

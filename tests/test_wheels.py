@@ -1,0 +1,43 @@
+"""Every wheel alone: installed in a new environment outside the checkout, it does its smallest real job."""
+
+import pytest
+from contract import ROOT, ROWS
+from tenfold_tools import release, wheels
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(tmp_path_factory):
+    """Folder with the wheels of all that we publish."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    for dist in release.PUBLISHABLE:
+        release.build(ROOT, release.read_project(ROOT, dist), folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.folder)
+def test_a_wheel_works_alone(row, wheelhouse, tmp_path):
+    project = release.read_project(ROOT, row.dist)
+    requirement = f"{project.dist}=={project.version}"
+    python = wheels.install_alone(requirement, wheelhouse, tmp_path, ROOT / "tools/versions.txt")
+    wheels.use_alone(python, project.dist, project.module)
+    wheels.run_quietly([str(python), "-I", "-c", row.alone], tmp_path)
+    listed = wheels.run_quietly(
+        ["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path
+    )
+    ours = {line.split("==")[0] for line in listed.splitlines()} & set(release.PUBLISHABLE)
+    assert ours == {row.dist, "tenfold-shared"}, "nothing of ours but what it needs"
+    assert "tenfold-tools" not in listed
+
+
+@pytest.mark.slow
+def test_the_shared_wheel_works_alone(wheelhouse, tmp_path):
+    project = release.read_project(ROOT, "tenfold-shared")
+    requirement = f"{project.dist}=={project.version}"
+    python = wheels.install_alone(requirement, wheelhouse, tmp_path, ROOT / "tools/versions.txt")
+    wheels.use_alone(python, project.dist, project.module)
+    listed = wheels.run_quietly(
+        ["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path
+    )
+    assert {line.split("==")[0] for line in listed.splitlines()} == {"numpy", "tenfold-shared", "tqdm"}

@@ -1,0 +1,88 @@
+"""Tables of claims in the README files, written from the recorded runs.
+
+    python -m tenfold_tools.tables
+
+fills what stands between `<!-- claims -->` and `<!-- /claims -->` in `packages/*/README.md`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tenfold_shared.claims import ClaimResult, Estimate
+
+BLOCK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", flags=re.DOTALL)
+HEADER = ("Claim", "Paper", "Ours", "Control", "Verdict", "Evidence")
+
+
+def render(claims: Sequence[ClaimResult]) -> str:
+    """Return a Markdown table of claims.
+
+    Args:
+        claims: Recorded claims, in the order to show.
+
+    Returns:
+        The table with a final newline; a sentence if there is no claim.
+    """
+    if not claims:
+        return "No recorded run yet.\n"
+    rows = [HEADER, ("---",) * len(HEADER), *map(_row, claims)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _row(claim: ClaimResult) -> tuple[str, ...]:
+    paper = "" if claim.paper_value is None else f"{claim.paper_value.text} ({claim.paper_value.mark})"
+    control = f"{claim.control_name}: {_number(claim.control)}" if claim.control else claim.control_name
+    metric = f"{claim.claim} ({claim.primary_metric})"
+    cells = (metric, paper, _number(claim.ours), control, claim.verdict, claim.evidence or "")
+    return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+
+
+def _number(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    if math.isnan(estimate.low):
+        return f"{estimate.mean:.4g}"
+    return f"{estimate.mean:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+
+
+def fill(readme: str, recorded: Path) -> str:
+    """Return a README with its table of claims as the recorded run gives it.
+
+    Args:
+        readme: Text with the two markers.
+        recorded: The package's `results/recorded.json`; it need not exist.
+
+    Returns:
+        The text with a new table.
+
+    Raises:
+        ValueError: If the markers are not there exactly once.
+    """
+    if len(BLOCK.findall(readme)) != 1:
+        raise ValueError(
+            "a package's README has `<!-- claims -->` and `<!-- /claims -->` once, for its table."
+        )
+    rows = json.loads(recorded.read_text())["claims"] if recorded.exists() else []
+    table = render([ClaimResult.from_dict(row) for row in rows])
+    return BLOCK.sub(lambda match: match.group(1) + table + match.group(2), readme)
+
+
+def recorded_file(folder: Path) -> Path:
+    """Return where a package's recorded run lies.
+
+    Args:
+        folder: The package's folder.
+
+    Returns:
+        Path of `results/recorded.json` in its import package, which need not exist.
+    """
+    sources = sorted(path.parent for path in (folder / "src").glob("*/__init__.py"))
+    return sources[0] / "results" / "recorded.json"
+
+
+if __name__ == "__main__":
+    for file in Path(__file__).resolve().parents[3].glob("packages/*/README.md"):
+        file.write_text(fill(file.read_text(), recorded_file(file.parent)))
