@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-
 from tenfold_shared.claims import (
     MAX_RECORDED_BYTES,
     ClaimResult,
@@ -76,7 +75,7 @@ def test_one_value_has_no_interval():
 
 
 def test_prediction_interval_holds_95_percent_of_new_values():
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)
     hits = 0
     for _ in range(4000):
         *seen, new = [rng.gauss(5, 2) for _ in range(6)]
@@ -123,7 +122,7 @@ def test_two_agreeing_pairs_can_contradict():
 
 def test_shuffled_arms_are_not_shown():
     """Labels without meaning earn nothing, though the arms they are drawn from are far apart."""
-    rng = random.Random(2)  # noqa: S311
+    rng = random.Random(2)
     ours, control = [rng.gauss(1.0, 0.2) for _ in range(8)], [rng.gauss(0.0, 0.2) for _ in range(8)]
     assert verdict(ours, control, 0.3) == "shown"
     found = []
@@ -139,7 +138,7 @@ def test_shuffled_arms_are_not_shown():
 
 
 def test_identical_arms_are_never_shown():
-    rng = random.Random(1)  # noqa: S311
+    rng = random.Random(1)
     for _ in range(300):
         arms = [[rng.gauss(0, 1) for _ in range(6)] for _ in range(2)]
         assert verdict(*arms, 1.0) != "shown"
@@ -201,9 +200,20 @@ def test_round_trip(claim, tmp_path):
 
 def test_not_attempted_keeps_the_reason():
     claim = ClaimResult.not_attempted(
-        paper="p", claim="c", primary_metric="m", paper_value=None, reason="no GPU", commit="x", data="ImageNet"
+        paper="p",
+        claim="c",
+        primary_metric="m",
+        paper_value=None,
+        reason="no GPU",
+        commit="x",
+        data="ImageNet",
     )
-    assert (claim.verdict, claim.note, claim.ours, claim.data) == ("not attempted", "no GPU", None, "ImageNet")
+    assert (claim.verdict, claim.note, claim.ours, claim.data) == (
+        "not attempted",
+        "no GPU",
+        None,
+        "ImageNet",
+    )
     with pytest.raises(ValueError, match="`reason`"):
         ClaimResult.not_attempted(paper="p", claim="c", primary_metric="m", paper_value=None, reason=" ")
 
@@ -280,7 +290,11 @@ def test_recorded_round_trip(package):
 def test_recorded_keeps_the_environment_it_is_given(package):
     record(package, environment={"cpu": "H100 host", "commit": "feed", "versions": {"torch": "2"}})
     found = read_recorded(package.name)
-    assert (found["machine"], found["commit"], found["versions"]) == ({"cpu": "H100 host"}, "feed", {"torch": "2"})
+    assert (found["machine"], found["commit"], found["versions"]) == (
+        {"cpu": "H100 host"},
+        "feed",
+        {"torch": "2"},
+    )
 
 
 def test_recorded_is_bounded(package):

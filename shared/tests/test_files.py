@@ -14,7 +14,6 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tenfold_shared.files import append_jsonl, atomic_write, cache_dir, extract_tar, read_jsonl, write_json
 
 IN_THE_BLOCK = """
@@ -79,7 +78,7 @@ def test_kill_at_any_moment_leaves_one_whole_version(seed, tmp_path):
     target = tmp_path / "state.txt"
     process = start(FOR_EVER, target)
     process.stdout.readline()
-    time.sleep(random.Random(seed).uniform(0, 0.1))  # noqa: S311
+    time.sleep(random.Random(seed).uniform(0, 0.1))
     kill(process)
     lines = target.read_text().splitlines()
     assert len(lines) == 2000 and len(set(lines)) == 1
@@ -90,7 +89,7 @@ def test_kill_among_rows_loses_at_most_the_last(tmp_path):
     for seed in range(3):
         process = start(ROWS_FOR_EVER, path, next_step)
         process.stdout.readline()
-        time.sleep(random.Random(seed).uniform(0, 0.05))  # noqa: S311
+        time.sleep(random.Random(seed).uniform(0, 0.05))
         kill(process)
         steps = [row["step"] for row in read_jsonl(path)]
         assert steps == list(range(len(steps))) and len(steps) > next_step
@@ -215,7 +214,7 @@ def test_extract_tar(mode, tmp_path):
     [
         (member("../evil"), "would leave the folder"),
         (member("a/../../evil"), "would leave the folder"),
-        (member("/tmp/evil"), "would leave the folder"),  # noqa: S108
+        (member("/tmp/evil"), "would leave the folder"),
         (member("link", tarfile.SYMTYPE, "/etc/passwd"), "is a link or a device"),
         (member("link", tarfile.SYMTYPE, "good.txt"), "is a link or a device"),
         (member("link", tarfile.LNKTYPE, "good.txt"), "is a link or a device"),

@@ -86,7 +86,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """Standard output of a git command, or None where it fails or git is missing."""
     command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
