@@ -108,7 +108,7 @@ def lint(root: Path, tally: Tally) -> None:
 
 
 def _extras(folder: Path) -> list[str]:
-    """Return deptry's option for what extras bring: imported by name where needed, or peers to compare with."""
+    """Return deptry's option for what extras bring: imported by name where needed, or peers."""
     extras = tomllib.loads((folder / "pyproject.toml").read_text())["project"].get(
         "optional-dependencies", {}
     )
