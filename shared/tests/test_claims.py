@@ -4,6 +4,7 @@ import json
 import math
 import random
 from importlib import resources
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ ATTEMPT = {"date": "2026-11-23", "what": "first try", "result": "kept"}
 
 
 def make_claim(**changes):
-    fields = dict(
+    fields: dict[str, Any] = dict(
         paper="mobileclip",
         claim="faster than ViT-B/16",
         primary_metric="speed-up",
@@ -169,7 +170,7 @@ def test_verdict_refuses(ours, control, effect, message):
 
 def test_verdict_refuses_unknown_budget():
     with pytest.raises(ValueError, match="`budget` \\(='tiny'\\) must be one of 'smoke'"):
-        verdict([1.0], [0.0], 0.0, budget="tiny")
+        verdict([1.0], [0.0], 0.0, budget="tiny")  # ty: ignore[invalid-argument-type]
 
 
 def test_compare_fills_the_record():
@@ -272,7 +273,7 @@ def package(tmp_path, monkeypatch, request):
 
 
 def record(package, **changes):
-    fields = dict(configuration={"steps": 3}, command="tenfold reproduce", attempts=[ATTEMPT])
+    fields: dict[str, Any] = dict(configuration={"steps": 3}, command="tenfold reproduce", attempts=[ATTEMPT])
     write_recorded(package / "results" / "recorded.json", [make_claim()], **{**fields, **changes})
 
 
@@ -280,6 +281,7 @@ def test_recorded_round_trip(package):
     assert read_recorded(package.name) is None
     record(package)
     found = read_recorded(package.name)
+    assert found
     assert ClaimResult.from_dict(found["claims"][0]) == make_claim()
     assert found["versions"]["numpy"] and found["machine"]["cores"] and found["attempts"] == [ATTEMPT]
     assert set(found) == {
@@ -290,6 +292,7 @@ def test_recorded_round_trip(package):
 def test_recorded_keeps_the_environment_it_is_given(package):
     record(package, environment={"cpu": "H100 host", "commit": "feed", "versions": {"torch": "2"}})
     found = read_recorded(package.name)
+    assert found
     assert (found["machine"], found["commit"], found["versions"]) == (
         {"cpu": "H100 host"},
         "feed",

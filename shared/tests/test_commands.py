@@ -101,7 +101,7 @@ def test_interrupt(tmp_path):
     )
     command = [sys.executable, str(tmp_path / "prog.py")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.readline()
+    assert process.stdout and process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGINT)
     _, text = process.communicate()
     assert process.returncode == 130

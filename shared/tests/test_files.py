@@ -133,7 +133,7 @@ def test_atomic_write_follows_a_link(tmp_path):
 
 
 def test_atomic_write_refuses_other_modes(tmp_path):
-    with pytest.raises(ValueError, match="`mode`"), atomic_write(tmp_path / "x", "a"):
+    with pytest.raises(ValueError, match="`mode`"), atomic_write(tmp_path / "x", "a"):  # ty: ignore
         pass
 
 

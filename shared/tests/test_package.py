@@ -76,4 +76,4 @@ def test_functions_stay_short():
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, f"{file.name}: {node.name}"
+                assert node.end_lineno and node.end_lineno - node.lineno < 60, f"{file.name}: {node.name}"
