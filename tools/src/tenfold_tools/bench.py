@@ -38,9 +38,7 @@ def run(papers: Sequence[str], config: BenchConfig) -> int:
             rows += found or []
             write_json(config.out / "benchmarks.json", rows)
     if rows or config.json:
-        print_result(
-            rows if config.json else [{key: row[key] for key in ROW_KEYS} for row in rows], config.json
-        )
+        print_result(rows if config.json else [{key: row[key] for key in ROW_KEYS} for row in rows], config.json)
     return EXIT_FAILED if failed else 0
 
 

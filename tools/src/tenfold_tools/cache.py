@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1  # raise it when the layout of a run's folder changes
 CLAIMS_FILE = "claims.json"  # written last: its presence says that the run is complete
 RUN_FILE = "run.json"
+RUN_KEYS = {"budget", "seed", "seconds", "finished", "environment"}
 NOT_CODE = ("__pycache__", ".DS_Store")
 
 
@@ -40,9 +41,7 @@ def cache_key(entry: EntryPoint, siblings: Mapping[str, EntryPoint], *, budget: 
     """
     distributions = {normalise(other.dist.name): other.module for other in siblings.values() if other.dist}
     versions = dependency_versions(entry.dist.name) if entry.dist else {}
-    modules = {entry.module, "tenfold_shared"} | {
-        distributions[name] for name in versions if name in distributions
-    }
+    modules = {entry.module, "tenfold_shared"} | {distributions[name] for name in versions if name in distributions}
     parts = {
         "schema": SCHEMA,
         "entry": entry.value,
@@ -75,7 +74,7 @@ def load_run(folder: Path) -> dict:
         run = json.loads((folder / RUN_FILE).read_text())
     except (ValueError, OSError):
         return {}
-    return run if isinstance(run, dict) else {}
+    return run if isinstance(run, dict) and run.keys() >= RUN_KEYS else {}
 
 
 def expected_seconds(runs: Path, paper: str, budget: str) -> float | None:
@@ -92,13 +91,9 @@ def check_claims(claims: list[ClaimResult], paper: str, out: Path) -> None:
         ValueError: nothing returned, another paper's name, a claim stated twice, a figure not in `out`.
     """
     if not claims:
-        raise ValueError(
-            f"the experiment of {paper} returned no claims; list at least what is `not attempted`"
-        )
+        raise ValueError(f"the experiment of {paper} returned no claims; list at least what is `not attempted`")
     if others := sorted({claim.paper for claim in claims} - {paper}):
-        raise ValueError(
-            f"claims of {paper} name another paper ({', '.join(others)}); use the entry point's name"
-        )
+        raise ValueError(f"claims of {paper} name another paper ({', '.join(others)}); use the entry point's name")
     names = [claim.claim for claim in claims]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"claims of {paper} are stated twice: {'; '.join(twice)}")
@@ -125,11 +120,10 @@ def package_path(module: str) -> Path:
         FileNotFoundError: nothing of that name can be imported.
     """
     spec = importlib.util.find_spec(module)
-    if spec is None or not (spec.submodule_search_locations or spec.origin):
-        raise FileNotFoundError(
-            f"package `{module}` has an entry point but cannot be imported; install it again."
-        )
-    return Path(next(iter(spec.submodule_search_locations or [spec.origin])))
+    places = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    if not places or places[0] is None:
+        raise FileNotFoundError(f"package `{module}` has an entry point but cannot be imported; install it again.")
+    return Path(places[0])
 
 
 def dependency_versions(distribution: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Run every paper's experiment, measure every package, check and release the workspace."""
 
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import tyro
@@ -23,11 +24,10 @@ def reproduce(papers: Papers = (), *, config: Annotated[ReproduceConfig, Flat] =
     What is finished is kept, so the same command goes on after an interruption.
 
     For example:
-    tenfold reproduce
 
-    tenfold reproduce mobileclip --budget smoke --out /tmp/report
-
-    tenfold reproduce --budget full --seed 1
+        tenfold reproduce
+        tenfold reproduce mobileclip --budget smoke --out /tmp/report
+        tenfold reproduce --budget full --seed 1
 
     Args:
         papers: Papers to run; all of them when none is named.
@@ -44,9 +44,9 @@ def bench(papers: Papers = (), *, config: Annotated[BenchConfig, Flat] = DEFAULT
     Run it when nothing else runs. Writes benchmarks.json and prints the table.
 
     For example:
-    tenfold bench
 
-    tenfold bench mobileclip --budget smoke --json
+        tenfold bench
+        tenfold bench mobileclip --budget smoke --json
 
     Args:
         papers: Packages to measure; all of them when none is named.
@@ -80,7 +80,7 @@ def release(config: Annotated[ReleaseConfig, Flat, tyro.conf.PositionalRequiredA
 
 def main() -> NoReturn:
     """Run the command `tenfold`."""
-    commands = {
+    commands: dict[str, Callable[..., int]] = {
         "reproduce": reproduce, "bench": bench, "check": check, "affected": affected, "release": release,
     }  # fmt: skip
     run_command(

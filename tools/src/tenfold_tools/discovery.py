@@ -18,9 +18,7 @@ def discover(kind: str) -> dict[str, EntryPoint]:
     for entry in sorted(entry_points(group=GROUPS[kind]), key=lambda entry: entry.name):
         known = found.setdefault(entry.name, entry)
         if known.value != entry.value:
-            raise InputError(
-                f"`{entry.name}` is offered twice, as {known.value} and {entry.value}; uninstall one."
-            )
+            raise InputError(f"`{entry.name}` is offered twice, as {known.value} and {entry.value}; uninstall one.")
     return found
 
 
@@ -32,11 +30,9 @@ def select(found: dict[str, EntryPoint], papers: Sequence[str]) -> list[EntryPoi
         InputError: nothing is installed at all.
     """
     if not found:
-        raise InputError(
-            "no installed package offers anything to run; install one, or use `uv run` at the top level."
-        )
+        raise InputError("no installed package offers anything to run; install one, or use `uv run` at the top level.")
     names = list(dict.fromkeys(paper.replace("-", "_") for paper in papers)) or list(found)
     for name in names:
         if name not in found:
-            raise unknown_name("paper", name, found)
+            raise unknown_name("paper", name, list(found))
     return [found[name] for name in names]

@@ -70,7 +70,7 @@ def format_seconds(seconds: float) -> str:
 
     Example:
         >>> format_seconds(4.24), format_seconds(75), format_seconds(7300)
-        ('4.2 s', '1 min 15 s', '2 h 2 min')
+        ('4.2 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s" if 0 < seconds < 10 else f"{seconds:.0f} s"

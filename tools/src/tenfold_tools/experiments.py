@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -175,7 +175,7 @@ def say_how_to_continue(papers: Sequence[str], config: ReproduceConfig) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(out: Path) -> Iterator[None]:
+def exclusive(out: Path) -> Generator[None]:
     """Hold the output folder for this process; the lock goes with the process, however it ends.
 
     Raises:
@@ -190,7 +190,5 @@ def exclusive(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                f"another run is writing {out}; wait for its end or choose another --out."
-            ) from None
+            raise InputError(f"another run is writing {out}; wait for its end or choose another --out.") from None
         yield

@@ -1,5 +1,6 @@
 """Run one child process to its end: its output shown live and kept in a log, with a time limit."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -112,6 +113,7 @@ def _follow(child, sink, start, limit_seconds, show, tick) -> bool:
             for key, _ in selector.select(0 if ended else TICK_SECONDS):
                 if not lines.feed(child.stdout):
                     selector.unregister(key.fileobj)
+                    _wait(child, TICK_SECONDS)
             # The end of the child counts, not that of the pipe, which a grandchild may hold open for ever.
             if ended:
                 lines.feed(child.stdout)
@@ -151,12 +153,14 @@ class _Lines:
 
 
 def _stop(child: subprocess.Popen, first: signal.Signals) -> None:
-    """Ask politely, wait a little, then kill."""
+    """Ask politely and wait a little; the caller kills what is left."""
     child.send_signal(first)
-    try:
-        child.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        _kill_group(child)
+    _wait(child, GRACE_SECONDS)
+
+
+def _wait(child: subprocess.Popen, seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(seconds)
 
 
 def _kill_group(child: subprocess.Popen) -> None:
@@ -164,6 +168,7 @@ def _kill_group(child: subprocess.Popen) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # macOS answers the second for a group of zombies
         pass
-    child.stdin.close()
-    child.stdout.close()
     child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
-from tenfold_shared.claims import ClaimResult, read_recorded
+from tenfold_shared.claims import ClaimResult, Verdict, read_recorded
 from tenfold_shared.files import atomic_write
 
 from tenfold_tools.cache import top_level
@@ -76,6 +76,11 @@ class Section:
     def name(self) -> str:
         """The paper's name."""
         return self.run.name
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """Claims by verdict, without zeros."""
+        return {verdict: count for verdict, count in count_verdicts(self.rows).items() if count}
 
     @property
     def summary(self) -> str:
@@ -156,14 +161,14 @@ def load_recorded(package: str) -> Recorded:
     return Recorded(tuple(claims), details)
 
 
-def put_into_words(counts: Mapping[str, int]) -> str:
+def put_into_words(counts: Mapping[Verdict, int]) -> str:
     """Say in one sentence what held.
 
     Example:
         >>> put_into_words({"shown": 2, "not shown": 1, "direction only": 0, "not attempted": 0})
         '2 of 3 claims are shown; 1 is not shown.'
     """
-    words = {
+    words: dict[Verdict, tuple[str, str]] = {
         "direction only": ("holds in direction only", "hold in direction only"),
         "contradicted": ("is contradicted", "are contradicted"),
         "not shown": ("is not shown", "are not shown"),

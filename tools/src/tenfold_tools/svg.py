@@ -125,8 +125,7 @@ def _read_size(root: ET.Element) -> tuple[float, float]:
     view_box = re.findall(r"[-+.\deE]+", root.get("viewBox", ""))
     fallback = view_box[2:4] if len(view_box) == 4 else ["480", "320"]
     sizes = [
-        _to_pixels(root.get(name, ""), default)
-        for name, default in zip(("width", "height"), fallback, strict=True)
+        _to_pixels(root.get(name, ""), default) for name, default in zip(("width", "height"), fallback, strict=True)
     ]
     if not all(math.isfinite(size) and 0 < size < 20_000 for size in sizes):
         raise ValueError(f"the figure's size is {sizes[0]:g} x {sizes[1]:g} pixels")
@@ -134,10 +133,11 @@ def _read_size(root: ET.Element) -> tuple[float, float]:
 
 
 def _to_pixels(length: str, default: str) -> float:
-    match = re.fullmatch(r"\s*([-+.\deE]+)(px|pt|in|cm|mm|)\s*", length) or re.match(r"(.*)()", default)
-    scale = {"": 1.0, "px": 1.0, "pt": 4 / 3, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54}[match[2]]
+    match = re.fullmatch(r"\s*([-+.\deE]+)(px|pt|in|cm|mm|)\s*", length)
+    number, unit = match.groups() if match else (default, "")
+    scale = {"": 1.0, "px": 1.0, "pt": 4 / 3, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54}[unit]
     try:
-        return float(match[1]) * scale
+        return float(number) * scale
     except ValueError:
         return math.nan
 

@@ -39,12 +39,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Strip:
-    """A small plot of differences to the control; positions in pixels of a drawing `STRIP_WIDTH` wide."""
+    """A small plot of differences to the control; positions in pixels of a drawing `STRIP_WIDTH` wide.
+
+    `label` is the main difference as a number, `description` both in words.
+    """
 
     zero: float
     effect: float | None
     recorded: Mark | None
     current: Mark | None
+    label: str
     description: str
 
 
@@ -128,11 +132,12 @@ def draw_strip(recorded: ClaimResult | None, current: ClaimResult | None) -> Str
     least = f"; smallest effect that counts {format_number(effect)}" if effect else ""
     description = f"Difference to the control: {', '.join(words)}{least}"
     return Strip(
-        place(0.0),
-        place(effect) if effect else None,
-        marks.get("recorded"),
-        marks.get("this run"),
-        description,
+        zero=place(0.0),
+        effect=place(effect) if effect else None,
+        recorded=marks.get("recorded"),
+        current=marks.get("this run"),
+        label=("+" if known[0][2].mean > 0 else "") + format_estimate(known[0][2]),
+        description=description,
     )
 
 
@@ -140,9 +145,7 @@ def _domain(differences: Sequence[Estimate], effect: float) -> tuple[float, floa
     """Left and right end of a strip's axis: everything, unless an interval is far wider than the values."""
     points = [0.0, effect, *(difference.mean for difference in differences)]
     reach = MAX_STRIP_REACH * max(map(abs, points)) or 1.0
-    ends = [
-        end for difference in differences for end in (difference.low, difference.high) if math.isfinite(end)
-    ]
+    ends = [end for difference in differences for end in (difference.low, difference.high) if math.isfinite(end)]
     inside = points + [min(max(end, -reach), reach) for end in ends]
     return min(inside), max(inside) if max(inside) > min(inside) else min(inside) + 1.0
 
