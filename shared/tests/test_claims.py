@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import statistics
 from importlib import resources
 from typing import Any
 
@@ -51,7 +52,7 @@ def make_claim(**changes):
 
 @pytest.mark.parametrize("df", [*range(1, 61), 100, 1000, 10_000])
 def test_t_quantile_equals_scipy(df):
-    assert t_quantile(df) == pytest.approx(stats.t.ppf(0.975, df), rel=2e-7)
+    assert t_quantile(df) == pytest.approx(stats.t.ppf(0.975, df), rel=2e-8)
 
 
 def test_t_quantile_needs_a_degree_of_freedom():
@@ -85,6 +86,13 @@ def test_prediction_interval_holds_95_percent_of_new_values():
     assert 0.94 < hits / 4000 < 0.96
 
 
+@given(st.lists(numbers, min_size=2, max_size=8))
+def test_prediction_interval_is_its_formula(values):
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) * (1 + 1 / len(values)) ** 0.5
+    mean = math.fsum(values) / len(values)
+    assert prediction_interval(values) == pytest.approx((mean - half, mean + half), rel=1e-6, abs=1e-6)
+
+
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_prediction_interval_needs_two_values(values):
     with pytest.raises(ValueError, match="at least"):
@@ -115,6 +123,11 @@ STEADY = [0.0, 0.01, 0.0, -0.01, 0.0]  # spread of the differences: half an inte
 def test_verdict(shift, pairs, minimum_effect, budget, expected):
     ours = [shift + wobble for wobble in ([0.0, 0.5] if (shift, pairs) == (-1.0, 2) else STEADY[:pairs])]
     assert verdict(ours, [0.0] * pairs, minimum_effect, budget=budget) == expected
+
+
+def test_an_end_of_the_interval_on_the_line_does_not_cross_it():
+    assert verdict([1.5] * 5, [1.0] * 5, 0.5) == "direction only"
+    assert verdict([1.0] * 5, [1.0] * 5, 0.0) == "not shown"
 
 
 def test_two_agreeing_pairs_can_contradict():

@@ -22,9 +22,7 @@ from tenfold_shared.metrics import (
 )
 
 CLASSES = 5
-labels = st.lists(
-    st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=60
-)
+labels = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=60)
 
 
 @pytest.mark.parametrize("metric", [accuracy, rmse, lambda p, t: mean_iou(p, t, CLASSES)])
@@ -46,9 +44,7 @@ def test_accuracy_rmse_and_iou_equal_scikit_learn(pairs):
     present = np.union1d(found, truth)
     iou = sklearn_metrics.jaccard_score(truth, found, average="macro", labels=present)
     assert accuracy(found, truth).compute() == pytest.approx(sklearn_metrics.accuracy_score(truth, found))
-    assert rmse(found, truth).compute() == pytest.approx(
-        sklearn_metrics.root_mean_squared_error(truth, found)
-    )
+    assert rmse(found, truth).compute() == pytest.approx(sklearn_metrics.root_mean_squared_error(truth, found))
     assert mean_iou(found, truth, CLASSES).compute() == pytest.approx(iou)
 
 
@@ -137,21 +133,18 @@ def test_bits_per_byte_does_not_depend_on_the_tokenizer():
     by_pair = bits_per_byte(np.full(50, math.log(16)), len(text))  # 4 bits for two bytes
     assert by_byte.compute() == pytest.approx(2.0)
     assert (by_byte + by_pair).compute() == pytest.approx(2.0)
+    assert bits_per_byte([math.log(2)], 1).compute() == pytest.approx(1.0)
     with pytest.raises(ValueError, match="`num_bytes`"):
         bits_per_byte([1.0], 0)
 
 
-words = st.lists(st.sampled_from(["the", "cat", "Cat,", "sat-on", "é", "7", "!", "mat"]), max_size=25).map(
-    " ".join
-)
+words = st.lists(st.sampled_from(["the", "cat", "Cat,", "sat-on", "é", "7", "!", "mat"]), max_size=25).map(" ".join)
 
 
 @settings(deadline=None, max_examples=200)
 @given(words, words)
 def test_rouge_equals_rouge_score(prediction, reference):
-    peer = RougeScorer(["rouge1", "rouge2", "rouge3", "rougeL"], use_stemmer=False).score(
-        reference, prediction
-    )
+    peer = RougeScorer(["rouge1", "rouge2", "rouge3", "rougeL"], use_stemmer=False).score(reference, prediction)
     for n in (1, 2, 3):
         assert rouge_n(prediction, reference, n=n) == pytest.approx(tuple(peer[f"rouge{n}"]))
     assert rouge_l(prediction, reference) == pytest.approx(tuple(peer["rougeL"]))

@@ -30,9 +30,7 @@ def hurry(monkeypatch):
 
 
 def work(seconds, **options):
-    return list(
-        progress((time.sleep(seconds) or i for i in range(10)), total=10, description="reading", **options)
-    )
+    return list(progress((time.sleep(seconds) or i for i in range(10)), total=10, description="reading", **options))
 
 
 def test_lines_in_a_log(hurry, capsys):
@@ -77,22 +75,15 @@ def test_counting_by_hand(hurry, capsys):
 
 def logged(*lines, rank="0", setup=""):
     """Standard error of a process that sets up logging and says the lines."""
-    code = (
-        f"import logging\nfrom tenfold_shared.logs import setup_logging\nsetup_logging({setup})\n"
-        + "\n".join(lines)
-    )
+    code = f"import logging\nfrom tenfold_shared.logs import setup_logging\nsetup_logging({setup})\n" + "\n".join(lines)
     environment = {**os.environ, "RANK": rank}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == ""
     return [line[9:] for line in done.stderr.splitlines()]  # without the time
 
 
 LEVELS = ("debug", "info", "warning", "error")
-SAY = [
-    f"logging.getLogger('{x}').{level}('%s', '{x} {level}')" for x in ("ours", "other") for level in LEVELS
-]
+SAY = [f"logging.getLogger('{x}').{level}('%s', '{x} {level}')" for x in ("ours", "other") for level in LEVELS]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +102,7 @@ SAY = [
     ],
 )
 def test_levels(setup, rank, expected):
-    lines = [
-        line.removeprefix("warning: ").removeprefix("error: ")
-        for line in logged(*SAY, rank=rank, setup=setup)
-    ]
+    lines = [line.removeprefix("warning: ").removeprefix("error: ") for line in logged(*SAY, rank=rank, setup=setup)]
     assert lines == expected.split("|")
 
 
@@ -127,6 +115,7 @@ def test_levels_are_named_from_warnings_up_and_tracebacks_kept():
 
 def test_setting_up_twice_says_things_once():
     assert logged("setup_logging()", "logging.info('once')") == ["once"]
+    assert logged("setup_logging(quiet=True)", "logging.info('now unwanted')") == []
 
 
 def test_metrics_rows(tmp_path):
@@ -168,6 +157,4 @@ def test_log_lines_do_not_tear_a_bar(monkeypatch):
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-    assert all(
-        part.rstrip("\n").endswith("look") for part in terminal.getvalue().split("\r") if "look" in part
-    )
+    assert all(part.rstrip("\n").endswith("look") for part in terminal.getvalue().split("\r") if "look" in part)

@@ -37,9 +37,7 @@ def clip():
 def peer():
     """open_clip's tokenizer from its file alone: the package around it takes twenty seconds to import."""
     package = importlib.util.find_spec("open_clip").origin
-    spec = importlib.util.spec_from_file_location(
-        "open_clip_tokenizer", Path(package).parent / "tokenizer.py"
-    )
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", Path(package).parent / "tokenizer.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.SimpleTokenizer()
@@ -145,19 +143,14 @@ def test_bytes_round_trip(text):
     tokenizer = ByteTokenizer()
     ids = tokenizer.encode(text)
     assert ids == list(text.encode())
-    assert (
-        tokenizer.decode([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, tokenizer.pad_token_id])
-        == text
-    )
+    assert tokenizer.decode([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, tokenizer.pad_token_id]) == text
 
 
 def test_file_tokenizer(tmp_path):
     vocabulary = {"[UNK]": 0, "a": 1, "dog": 2, "[CLS]": 3}
     written = hf.Tokenizer(hf.models.WordLevel(vocabulary, unk_token="[UNK]"))
     written.pre_tokenizer = hf.pre_tokenizers.Whitespace()
-    written.post_processor = hf.processors.TemplateProcessing(
-        single="[CLS] $A", special_tokens=[("[CLS]", 3)]
-    )
+    written.post_processor = hf.processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 3)])
     written.save(str(tmp_path / "tokenizer.json"))
     tokenizer = FileTokenizer(tmp_path / "tokenizer.json")
     assert tokenizer.encode("a dog barks") == [1, 2, 0]
