@@ -14,8 +14,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-def plot(out, name, title, description):
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tenfold", "figure.figsize": (5.0, 3.2)}):
+def plot(out, name, title, description, size=(5.0, 3.2)):
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tenfold", "figure.figsize": size}):
         figure, axes = plt.subplots(layout="constrained")
         x = np.linspace(0, 1, 30)
         for index, label in enumerate(("ours", "distillation only", "plain")):
@@ -52,7 +52,7 @@ SMALL = (
     PLOT
     + """
 def reproduce(out, *, budget, seed):
-    plot(out, "a.svg", "Fewer flips after the update", "One bar per method.")
+    plot(out, "a.svg", "Fewer flips after the update", "One bar per method.", size=(9.0, 3.0))
     return [claim(__package__, [0.3, 0.1], [0.25, 0.2], text="Fewer negative flips", figures=("a.svg",)),
             claim(__package__, [0.1, 0.11], [0.4, 0.42], text="No loss of accuracy after the update")]
 """

@@ -142,6 +142,7 @@ def test_time_left_counts_what_waits_and_the_rest_of_what_runs():
     display.end(130.0, "")
     display.start("b")
     assert display.time_left(0.0) == "about 50 s left"
+    assert display.time_left(60.0) == "longer than the 50 s expected"
     display = Display({"a": 100.0, "b": None}, quiet=True)
     display.start("a")
     assert "unknown" in display.time_left(0.0)

@@ -153,3 +153,9 @@ def test_a_figure_of_matplotlib_keeps_its_words_and_loses_its_colours():
 
 def test_a_figure_without_words_gets_its_file_name():
     assert '<title id="p-title">Name</title>' in inline("")
+    creator = (
+        '<metadata><r:RDF xmlns:r="urn:r" xmlns:c="http://creativecommons.org/ns#" '
+        'xmlns:d="http://purl.org/dc/elements/1.1/"><c:Work><d:creator><c:Agent><d:title>Matplotlib</d:title>'
+        "</c:Agent></d:creator></c:Work></r:RDF></metadata>"
+    )
+    assert '<title id="p-title">Name</title>' in inline(creator), "the creator's title is not the figure's"

@@ -58,8 +58,8 @@ class Display:
         if current is None or None in waiting:
             return "time left unknown until it has run once"
         rest = max(current - seconds, 0.0) + sum(filter(None, waiting))
-        late = f", longer than the {format_seconds(current)} expected" if seconds > current else ""
-        return f"about {format_seconds(rest)} left{late}"
+        late = [f"longer than the {format_seconds(current)} expected"] if seconds > current else []
+        return ", ".join(([f"about {format_seconds(rest)} left"] if rest else []) + late)
 
     def _place(self) -> str:
         return f"[{self.total - len(self.expected) + 1}/{self.total}] {self.current}"

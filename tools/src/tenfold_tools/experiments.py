@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import shutil
 import sys
+import textwrap
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
@@ -156,8 +157,8 @@ def summarise(claim: ClaimResult) -> dict[str, str | float]:
     """One line of the printed table."""
     return {
         "paper": claim.paper,
-        "claim": claim.claim if len(claim.claim) <= 60 else f"{claim.claim[:57]}...",
-        "in the paper": claim.paper_value.text if claim.paper_value else "",
+        "claim": claim.claim,
+        "in the paper": textwrap.shorten(claim.paper_value.text, 24, placeholder="...") if claim.paper_value else "",
         "ours": claim.ours.mean if claim.ours else "",
         "control": claim.control.mean if claim.control else "",
         "verdict": claim.verdict,

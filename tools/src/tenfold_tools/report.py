@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -145,10 +146,20 @@ def make_section(run: PaperRun) -> Section:
     for index, name in enumerate(dict.fromkeys(name for claim in run.claims for name in claim.figures)):
         try:
             text = (run.folder / name).read_text()
-            figures.append(inline_svg(text, prefix=f"{run.name}-{index}", fallback_title=Path(name).stem))
+            figures.append(inline_svg(text, prefix=f"{run.name}-{index}", fallback_title=name_figure(name)))
         except (OSError, ValueError) as error:
             damaged.append(f"{name}: {error}")
     return Section(run, recorded, join_rows(recorded.claims, run.claims), figures, damaged)
+
+
+def name_figure(file: str) -> str:
+    """Make a caption for a figure that brings none.
+
+    Example:
+        >>> name_figure("plots/loss_by-step.svg")
+        'Loss by step'
+    """
+    return re.sub(r"[-_.]+", " ", Path(file).stem).strip().capitalize()
 
 
 def load_recorded(package: str) -> Recorded:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-DUBLIN_CORE = "http://purl.org/dc/elements/1.1/"
+# Where matplotlib's `metadata=` ends up: title and description of the work, beside those of its creator.
+WORK = ".//{http://creativecommons.org/ns#}Work/{http://purl.org/dc/elements/1.1/}"
 
 MAX_BYTES = 2_000_000  # a page of ten papers stays under what a phone opens at once
 
@@ -116,8 +117,8 @@ def _parse(text: str) -> ET.Element:
 
 def _read_words(root: ET.Element, fallback: str) -> tuple[str, str]:
     """Title and description as matplotlib's `metadata=` or plain SVG elements give them."""
-    title = root.findtext(f"{{{SVG}}}title") or root.findtext(f".//{{{DUBLIN_CORE}}}title")
-    description = root.findtext(f"{{{SVG}}}desc") or root.findtext(f".//{{{DUBLIN_CORE}}}description")
+    title = root.findtext(f"{{{SVG}}}title") or root.findtext(f"{WORK}title")
+    description = root.findtext(f"{{{SVG}}}desc") or root.findtext(f"{WORK}description")
     return " ".join((title or fallback).split()), " ".join((description or "").split())
 
 
