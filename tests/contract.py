@@ -119,11 +119,7 @@ def layout_problems(row: Row, root: Path = ROOT) -> list[str]:
     """Return what is not where a reader who knows another package looks for it."""
     folder, source = root / "packages" / row.folder, row.source(root)
     hidden = {"__pycache__"}
-    extra = (
-        {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-        - ALLOWED_IN_PACKAGE
-        - hidden
-    )
+    extra = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - ALLOWED_IN_PACKAGE - hidden
     problems = [f"{name} does not belong beside pyproject.toml" for name in sorted(extra)]
     problems += [f"no {name}" for name in sorted(ALLOWED_IN_PACKAGE) if not (folder / name).exists()]
     problems += [f"no module {name}" for name in REQUIRED_MODULES if not (source / f"{name}.py").exists()]
@@ -165,18 +161,14 @@ def changelog_problems(folder: Path) -> list[str]:
     heading = re.search(r"^## (\S+)", file.read_text(), flags=re.MULTILINE) if file.exists() else None
     if heading is None:
         return ["CHANGELOG.md has no entry"]
-    return (
-        [] if heading.group(1) == version else [f"the top entry is {heading.group(1)}, the version {version}"]
-    )
+    return [] if heading.group(1) == version else [f"the top entry is {heading.group(1)}, the version {version}"]
 
 
 def readme_section_problems(text: str) -> list[str]:
     """Return which sections of a package's README are missing, unknown or out of order."""
     found = re.findall(r"^## (.+?)\s*$", without_code(text), flags=re.MULTILINE)
     problems = [f"no section `## {name}`" for name in README_SECTIONS if name not in found]
-    problems += [
-        f"section `## {name}` is none of a package's README" for name in found if name not in README_SECTIONS
-    ]
+    problems += [f"section `## {name}` is none of a package's README" for name in found if name not in README_SECTIONS]
     known = [name for name in found if name in README_SECTIONS]
     if not problems and known != list(README_SECTIONS):
         problems.append(f"sections are in the order {known}")

@@ -151,9 +151,7 @@ def test_changelog_starts_with_the_version(folder):
 @each_package
 def test_entry_points_lead_to_functions(row):
     for group in ("tenfold.experiments", "tenfold.benchmarks"):
-        entries = [
-            entry for entry in importlib.metadata.entry_points(group=group) if entry.name == row.module
-        ]
+        entries = [entry for entry in importlib.metadata.entry_points(group=group) if entry.name == row.module]
         assert len(entries) == 1
         parameters = inspect.signature(entries[0].load()).parameters
         assert list(parameters) == ["out", "budget", "seed"]

@@ -90,9 +90,7 @@ def test_wrong_sections_are_found():
     )
     assert contract.readme_section_problems(good) == []
     swapped = good.replace("## Use", "## Y").replace("## Install", "## Use").replace("## Y", "## Install")
-    assert contract.readme_section_problems(swapped)[0].startswith(
-        "sections are in the order ['Use', 'Install'"
-    )
+    assert contract.readme_section_problems(swapped)[0].startswith("sections are in the order ['Use', 'Install'")
     assert contract.readme_section_problems(good.replace("## Scale", "## Sizes")) == [
         "no section `## Scale`",
         "section `## Sizes` is none of a package's README",

@@ -23,9 +23,7 @@ def test_a_wheel_works_alone(row, wheelhouse, tmp_path):
     python = wheels.install_alone(requirement, wheelhouse, tmp_path, ROOT / "tools/versions.txt")
     wheels.use_alone(python, project.dist, project.module)
     wheels.run_quietly([str(python), "-I", "-c", row.alone], tmp_path)
-    listed = wheels.run_quietly(
-        ["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path
-    )
+    listed = wheels.run_quietly(["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path)
     ours = {line.split("==")[0] for line in listed.splitlines()} & set(release.PUBLISHABLE)
     assert ours == {row.dist, "tenfold-shared"}, "nothing of ours but what it needs"
     assert "tenfold-tools" not in listed
@@ -37,7 +35,5 @@ def test_the_shared_wheel_works_alone(wheelhouse, tmp_path):
     requirement = f"{project.dist}=={project.version}"
     python = wheels.install_alone(requirement, wheelhouse, tmp_path, ROOT / "tools/versions.txt")
     wheels.use_alone(python, project.dist, project.module)
-    listed = wheels.run_quietly(
-        ["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path
-    )
+    listed = wheels.run_quietly(["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path)
     assert {line.split("==")[0] for line in listed.splitlines()} == {"numpy", "tenfold-shared", "tqdm"}

@@ -26,8 +26,7 @@ TOP_LEVEL = {
 MEMBERS = affected.read_members(ROOT)
 # Put together here so that this file does not hold what it looks for.
 HOSTS = [
-    f"{name}.{end}"
-    for name, end in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("npmjs", "com"))
+    f"{name}.{end}" for name, end in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("npmjs", "com"))
 ]
 HOSTS += ["download." + "pytorch", "conda." + "anaconda", "index" + "-url", "mirror" + "list"]
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(?:work|root|home|Users)/\w")
@@ -35,9 +34,7 @@ TEST_SETTINGS = ("JAX_PLATFORMS", "HF_HUB_OFFLINE", "MPLBACKEND", "TOKENIZERS_PA
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True
-    ).stdout
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def _files() -> list[str]:
@@ -163,9 +160,7 @@ def test_no_data_is_run_as_code():
 def test_unsafe_calls_are_found(source):
     assert unsafe_calls(source) == [source]
     assert (
-        unsafe_calls(
-            "torch.load(p, weights_only=True); np.load(p); model.eval(); tar.extractall(to, filter='data')"
-        )
+        unsafe_calls("torch.load(p, weights_only=True); np.load(p); model.eval(); tar.extractall(to, filter='data')")
         == []
     )
 
@@ -182,9 +177,7 @@ def test_tests_set_their_environment_before_imports(row):
     file = ROOT / "packages" / row.folder / "tests" / "conftest.py"
     text = file.read_text()
     assert [name for name in TEST_SETTINGS if name not in text] == []
-    heavy = re.search(
-        r"^(?:import|from) (?:torch|jax|transformers|numpy|matplotlib)", text, flags=re.MULTILINE
-    )
+    heavy = re.search(r"^(?:import|from) (?:torch|jax|transformers|numpy|matplotlib)", text, flags=re.MULTILINE)
     assert heavy is None or heavy.start() > text.index("JAX_PLATFORMS")
 
 

@@ -107,9 +107,7 @@ def test_reasons_allow_and_rows_without_use_fail():
         "tests/allowed.toml: nothing needs `a.py::test_gone`"
     ]
     rows[1]["reason"] = " "
-    assert any(
-        "test_skipped was skipped" in line for line in check.allowance_problems(_tally(), rows, whole=True)
-    )
+    assert any("test_skipped was skipped" in line for line in check.allowance_problems(_tally(), rows, whole=True))
 
 
 def test_a_part_alone_cannot_tell_what_others_run():

@@ -52,9 +52,7 @@ def test_a_mutant_differs_in_one_place_and_is_valid():
     for index in range(len(list(mutate.places(ast.parse(SOURCE))))):
         text, _ = mutate.mutated(SOURCE, index)
         compile(text, "mutant", "exec")
-        differing = [
-            pair for pair in zip(text.splitlines(), original.splitlines(), strict=True) if len(set(pair)) > 1
-        ]
+        differing = [pair for pair in zip(text.splitlines(), original.splitlines(), strict=True) if len(set(pair)) > 1]
         assert len(differing) == 1
 
 
@@ -64,9 +62,7 @@ def workspace(tmp_path):
     package = tmp_path / "packages/one"
     (package / "src").mkdir(parents=True)
     (package / "tests").mkdir()
-    (tmp_path / "pyproject.toml").write_text(
-        "[tool.pytest.ini_options]\naddopts = '--import-mode=importlib'\n"
-    )
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '--import-mode=importlib'\n")
     (package / "src/loss.py").write_text(LOSS)
     (package / "src/config.py").write_text("SIZE = 1 + 1\n")
     (package / "tests/test_loss.py").write_text(GOOD_TEST)
@@ -86,9 +82,7 @@ def test_a_package_without_mathematics_is_refused(workspace):
         mutate.choose(workspace / "packages/one")
 
 
-@pytest.mark.parametrize(
-    ("test", "status"), [(GOOD_TEST, 0), ("import loss\n\ndef test_it():\n    pass\n", 1)]
-)
+@pytest.mark.parametrize(("test", "status"), [(GOOD_TEST, 0), ("import loss\n\ndef test_it():\n    pass\n", 1)])
 def test_good_tests_catch_what_poor_ones_do_not(workspace, monkeypatch, capsys, test, status):
     monkeypatch.setattr(mutate, "NUM_MUTANTS", 4)
     monkeypatch.setattr(mutate, "MIN_CAUGHT", 3)

@@ -11,9 +11,7 @@ from tenfold_tools import affected, release, wheels
 from tenfold_tools.release import ReleaseConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-CHANGELOG = (
-    "# Changelog\n\n## 0.10.0 (2026-11-30)\n\n- Faster.\n\n## 0.1.0\n\nFirst.\n\n### Experiments\n\nNone.\n"
-)
+CHANGELOG = "# Changelog\n\n## 0.10.0 (2026-11-30)\n\n- Faster.\n\n## 0.1.0\n\nFirst.\n\n### Experiments\n\nNone.\n"
 PYPROJECT = """\
 [project]
 name = "{dist}"
@@ -75,9 +73,7 @@ def test_a_tag_of_another_version_stops_the_plan(workspace, capsys):
     assert "tag `tenfold-shared-v0.1.0` does not fit version 0.10.0" in output
 
 
-@pytest.mark.parametrize(
-    "text", ["", "# Changelog\n\n## 0.1.0\n\nFirst.\n", "## 0.10.0\n\n## 0.1.0\n\nFirst.\n"]
-)
+@pytest.mark.parametrize("text", ["", "# Changelog\n\n## 0.1.0\n\nFirst.\n", "## 0.10.0\n\n## 0.1.0\n\nFirst.\n"])
 def test_a_version_without_changelog_stops_the_plan(workspace, capsys, text):
     (workspace / "shared/CHANGELOG.md").write_text(text)
     status, output = _plan(workspace, capsys)

@@ -65,9 +65,7 @@ def read_members(root: Path) -> dict[str, Member]:
         Members by folder, sorted.
     """
     workspace = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]
-    files = sorted(
-        file for pattern in workspace["members"] for file in root.glob(f"{pattern}/pyproject.toml")
-    )
+    files = sorted(file for pattern in workspace["members"] for file in root.glob(f"{pattern}/pyproject.toml"))
     return {member.folder: member for member in (_read_member(root, file) for file in files)}
 
 

@@ -109,9 +109,7 @@ def lint(root: Path, tally: Tally) -> None:
 
 def _extras(folder: Path) -> list[str]:
     """Return deptry's option for what extras bring: imported by name where needed, or peers."""
-    extras = tomllib.loads((folder / "pyproject.toml").read_text())["project"].get(
-        "optional-dependencies", {}
-    )
+    extras = tomllib.loads((folder / "pyproject.toml").read_text())["project"].get("optional-dependencies", {})
     names = {affected.requirement_name(line) for lines in extras.values() for line in lines}
     return ["--per-rule-ignores", f"DEP002={'|'.join(sorted(names))}"] if names else []
 
@@ -198,11 +196,7 @@ def allowance_problems(tally: Tally, rows: list[dict[str, str]], *, whole: bool)
         One sentence per test left out without a reason, and per row that nothing needs.
     """
     outcomes = tally.left_out if whole else {k: v for k, v in tally.left_out.items() if v != "deselected"}
-    missing = {
-        test: outcome
-        for test, outcome in outcomes.items()
-        if test not in tally.ran or outcome != "deselected"
-    }
+    missing = {test: outcome for test, outcome in outcomes.items() if test not in tally.ran or outcome != "deselected"}
     patterns = [row["id"] for row in rows if row["reason"].strip()]
     problems = [
         f"{test} was {outcome}; run it, or give the reason in tests/allowed.toml"
@@ -211,9 +205,7 @@ def allowance_problems(tally: Tally, rows: list[dict[str, str]], *, whole: bool)
     ]
     if whole:
         used = {p for p in patterns if any(fnmatch.fnmatchcase(test, escape(p)) for test in missing)}
-        problems += [
-            f"tests/allowed.toml: nothing needs `{row['id']}`" for row in rows if row["id"] not in used
-        ]
+        problems += [f"tests/allowed.toml: nothing needs `{row['id']}`" for row in rows if row["id"] not in used]
     return problems
 
 

@@ -148,12 +148,8 @@ def member_report(root: Path, folder: str) -> Report:
         files.append(len(path.read_text().splitlines()))
         excesses += found
     for path in sorted((root / folder / "tests").rglob("*.py")):
-        excesses += [
-            row for row in file_report(path, path.relative_to(root).as_posix())[1] if "::" not in row.where
-        ]
-    return Report(
-        folder, tuple(functions), tuple(files), tuple(excesses + overall_excesses(folder, functions, files))
-    )
+        excesses += [row for row in file_report(path, path.relative_to(root).as_posix())[1] if "::" not in row.where]
+    return Report(folder, tuple(functions), tuple(files), tuple(excesses + overall_excesses(folder, functions, files)))
 
 
 def overall_excesses(folder: str, functions: list[int], files: list[int]) -> list[Excess]:
@@ -200,9 +196,7 @@ def _missing(node: Function | ast.ClassDef) -> list[str]:
     count = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)
     returns = node.returns is not None and ast.unparse(node.returns) not in ("None", "NoReturn")
     missing = ["Args"] if count > 1 and "Args:" not in text else []
-    return missing + (
-        ["Returns"] if returns and count > 1 and not ("Returns:" in text or "Yields:" in text) else []
-    )
+    return missing + (["Returns"] if returns and count > 1 and not ("Returns:" in text or "Yields:" in text) else [])
 
 
 def explained(root: Path) -> dict[str, str]:
@@ -234,8 +228,5 @@ def run(root: Path, folders: list[str]) -> int:
         print(report.line())
     over = [excess for report in reports for excess in report.excesses]
     for excess in over:
-        print(
-            f"{excess.where}: {excess.what}"
-            + (f" ({reason})" if (reason := reasons.get(excess.where)) else "")
-        )
+        print(f"{excess.where}: {excess.what}" + (f" ({reason})" if (reason := reasons.get(excess.where)) else ""))
     return 1 if any(excess.where not in reasons for excess in over) else 0

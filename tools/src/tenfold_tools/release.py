@@ -142,9 +142,7 @@ def next_version(version: str, step: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise ValueError(
-            f"`version` (={version}) must be three numbers such as 0.2.0, or patch, minor or major."
-        )
+        raise ValueError(f"`version` (={version}) must be three numbers such as 0.2.0, or patch, minor or major.")
     return tuple(map(int, version.split(".")))
 
 
@@ -167,9 +165,7 @@ def plan_problems(root: Path, project: Project, tag: str) -> list[str]:
     tags = set(_output("git", "-C", str(root), "tag", "--list").split())
     for dist, bound in workspace_bounds(project):
         if f"{dist}-v{bound}" not in tags:
-            problems.append(
-                f"{dist} {bound}, the lower bound here, is not released: no tag `{dist}-v{bound}`."
-            )
+            problems.append(f"{dist} {bound}, the lower bound here, is not released: no tag `{dist}-v{bound}`.")
     return problems
 
 
@@ -181,9 +177,7 @@ def workspace_bounds(project: Project) -> list[tuple[str, str]]:
         if dist in PUBLISHABLE and dist != project.dist:
             bound = re.search(r">=\s*([\d.]+)", line)
             if bound is None:
-                raise ValueError(
-                    f"{project.dist} needs `{line}` without a lower bound; write `{dist}>=0.1,<0.2`."
-                )
+                raise ValueError(f"{project.dist} needs `{line}` without a lower bound; write `{dist}>=0.1,<0.2`.")
             found.add((dist, ".".join([*bound.group(1).split("."), "0", "0"][:3])))
     return sorted(found)
 

@@ -62,9 +62,7 @@ def fill(readme: str, recorded: Path) -> str:
         ValueError: If the markers are not there exactly once.
     """
     if len(BLOCK.findall(readme)) != 1:
-        raise ValueError(
-            "a package's README has `<!-- claims -->` and `<!-- /claims -->` once, for its table."
-        )
+        raise ValueError("a package's README has `<!-- claims -->` and `<!-- /claims -->` once, for its table.")
     rows = json.loads(recorded.read_text())["claims"] if recorded.exists() else []
     table = render([ClaimResult.from_dict(row) for row in rows])
     return BLOCK.sub(lambda match: match.group(1) + table + match.group(2), readme)

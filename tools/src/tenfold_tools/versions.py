@@ -40,9 +40,7 @@ def resolve(root: Path) -> str:
         subprocess.run(["uv", "lock", "--quiet"], cwd=copy, check=True)
         text = subprocess.run(EXPORT, cwd=copy, check=True, capture_output=True, text=True).stdout
     if "://" in text:
-        raise ValueError(
-            "the export holds an address; a requirement by address has no place in this workspace."
-        )
+        raise ValueError("the export holds an address; a requirement by address has no place in this workspace.")
     return text
 
 
