@@ -1,0 +1,316 @@
+"""The command `mobileclip`: classify, embed, export, presets, benchmark, reproduce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tenfold_shared.commands import InputError, print_result, run_command
+from tenfold_shared.logs import setup_logging
+from tyro.conf import Positional, arg
+
+from mobileclip.config import PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tenfold_shared.claims import ClaimResult
+
+    from mobileclip.predict import Pipeline
+
+ModelName = Literal["mobileclip_s0", "mobileclip_s1", "mobileclip_s2", "mobileclip_b", "mobileclip_blt"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Budget = Literal["smoke", "laptop", "full"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model runs, with which weights, on what."""
+
+    model: ModelName | None = None
+    """Name of the model; by default what the folder given as --pretrained says, else mobileclip_s2."""
+    pretrained: str | None = None
+    """Weights: an official .pt file, a folder, or hf-hub:owner/name. Without it the weights are random."""
+    backend: Literal["torch", "onnx"] = "torch"
+    """Run with torch, or with ONNX Runtime from a folder of `mobileclip export` given as --pretrained (CPU)."""
+    device: Device = "auto"
+    """Where torch runs; auto takes a GPU when there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of weights and pixels (torch only; bf16 and fp16 are for GPUs)."""
+
+    def load(self) -> Pipeline:
+        """Load model, preprocessing and tokenizer."""
+        from mobileclip.runtime import load_pipeline
+
+        return load_pipeline(self.model, self.pretrained, self.backend, self.device, precision=self.precision)
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Classify pictures zero-shot: name the classes, no training needed.
+
+    For example:
+    mobileclip classify cat.jpg dog.png --labels cat,dog --pretrained mobileclip_s2.pt
+
+    mobileclip classify *.jpg --labels "golden retriever,tabby cat" --template "a blurry photo of a {}." --json
+    """
+
+    images: Positional[tuple[Path, ...]]
+    """Picture files."""
+    labels: str
+    """Names of the classes, separated by commas."""
+    template: tuple[str, ...] = ("a photo of a {}.",)
+    """Prompts with {} where the label goes; several are averaged."""
+    top: int = 5
+    """Classes shown per picture."""
+    options: Annotated[ModelOptions, arg(name="")] = ModelOptions()
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Print one row per picture and class."""
+        from tenfold_shared.progress import progress
+
+        from mobileclip.predict import check_prompts, classify
+
+        _check_files(self.images)
+        labels = [label.strip() for label in self.labels.split(",")]
+        check_prompts(labels, self.template)
+        pipeline = self.options.load()
+        results = classify(pipeline, self.images, labels, self.template)
+        bar = progress(results, total=len(self.images), description="classify", unit="image", quiet=self.quiet)
+        rows = [
+            {"image": path, "label": label, "probability": probability}
+            for path, ranked in bar
+            for label, probability in ranked[: self.top]
+        ]
+        print_result(rows, self.json)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write unit-length embeddings of pictures or captions to a .npz file (arrays `names` and `embeddings`).
+
+    For example:
+    mobileclip embed photos/*.jpg --out photos.npz --pretrained mobileclip_s2.pt
+
+    mobileclip embed --text "a red car" "a blue car" --out captions.npz --pretrained mobileclip_s2.pt
+    """
+
+    images: Positional[tuple[Path, ...]] = ()
+    """Picture files."""
+    text: tuple[str, ...] = ()
+    """Captions, instead of pictures."""
+    out: Path = Path("embeddings.npz")
+    """File to write."""
+    options: Annotated[ModelOptions, arg(name="")] = ModelOptions()
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Write the file and print its path and shape."""
+        import numpy as np
+        from tenfold_shared.files import atomic_write
+
+        if bool(self.images) == bool(self.text):
+            raise InputError("give picture files or --text captions, one of the two.")
+        if self.images:
+            _check_files(self.images)
+        names = [str(path) for path in self.images] or list(self.text)
+        pipeline = self.options.load()
+        embeddings = np.concatenate([batch.numpy() for batch in self._batches(pipeline)])
+        with atomic_write(self.out) as file:
+            np.savez(file, names=np.array(names), embeddings=embeddings)
+        print_result({"out": str(self.out), "rows": len(names), "width": embeddings.shape[1]}, self.json)
+
+    def _batches(self, pipeline: Pipeline) -> Iterable:
+        from tenfold_shared.progress import progress
+
+        if self.text:
+            return [pipeline.embed_texts(self.text)]
+        return progress(pipeline.embed_files(self.images), description="embed", unit="batch", quiet=self.quiet)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the image and the text half as ONNX files and check that they compute what the model computes.
+
+    For example:
+    mobileclip export --out s2-onnx --pretrained mobileclip_s2.pt
+
+    mobileclip classify cat.jpg --labels cat,dog --backend onnx --pretrained s2-onnx
+    """
+
+    out: Path
+    """Folder to write: image.onnx, text.onnx, config.json."""
+    model: ModelName = "mobileclip_s2"
+    """Name of the model."""
+    pretrained: str | None = None
+    """Weights: an official .pt file, a folder, or hf-hub:owner/name. Without it the weights are random."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines."""
+
+    def run(self) -> None:
+        """Export and print the distances of the self-check."""
+        from mobileclip.factory import create_model_and_transforms
+        from mobileclip.onnx_backend import export_onnx
+
+        model, _, _ = create_model_and_transforms(self.model, self.pretrained)
+        distances = export_onnx(model, self.out)
+        rows = [
+            {"file": str(self.out / f"{half}.onnx"), "relative_distance": value} for half, value in distances.items()
+        ]
+        print_result(rows, self.json)
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the models with their sizes.
+
+    For example:
+    mobileclip presets
+
+    mobileclip presets --json
+    """
+
+    json: bool = False
+    """Print JSON with every hyper-parameter instead of a table."""
+    quiet: bool = False
+    """No effect here: nothing is logged."""
+
+    def run(self) -> None:
+        """Print the presets."""
+        if self.json:
+            print_result({name: config.to_dict() for name, config in PRESETS.items()}, True)
+            return
+        rows = [
+            {
+                "model": name,
+                "image": type(config.image).__name__.removesuffix("Config"),
+                "pixels": config.image.image_size,
+                "text": config.text.kind + (" causal" if config.text.causal else ""),
+                "text_layers": config.text.num_layers,
+                "embed_dim": config.embed_dim,
+            }
+            for name, config in PRESETS.items()
+        ]
+        print_result(rows, False)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time this package against timm, open_clip and ONNX Runtime on the same pixels, in one run.
+
+    For example:
+    mobileclip benchmark --budget smoke
+
+    mobileclip benchmark --out bench --json
+    """
+
+    out: Path = Path("mobileclip-benchmark")
+    """Folder for benchmarks.json."""
+    budget: Budget = "laptop"
+    """How much is measured: smoke (a minute), laptop (about five), full."""
+    seed: int = 0
+    """Seed of weights and pixels."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Measure, write benchmarks.json and print the rows."""
+        from tenfold_shared.files import write_json
+
+        from mobileclip.benchmark import benchmark
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
+        write_json(self.out / "benchmarks.json", rows)
+        columns = ("work", "threads", "ours", "peer_name", "peer", "ratio", "spread")
+        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run the paper's headline experiment at the chosen budget and print the claims with their verdicts.
+
+    For example:
+    mobileclip reproduce --budget smoke
+
+    mobileclip reproduce --out mobileclip-report --json
+    """
+
+    out: Path = Path("mobileclip-report")
+    """Folder for claims.json and the plots."""
+    budget: Budget = "laptop"
+    """smoke (under 30 s), laptop (under 150 s), full (what results/recorded.json holds)."""
+    seed: int = 0
+    """Seed of weights and order."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Measure, write claims.json and print the claims."""
+        from tenfold_shared.claims import write_claims
+
+        from mobileclip.reproduce import reproduce
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
+        write_claims(self.out / "claims.json", claims)
+        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
+        print_result(rows, self.json)
+
+
+def _check_files(paths: tuple[Path, ...]) -> None:
+    """Refuse missing files before a model is loaded."""
+    if not paths:
+        raise InputError("no pictures given; name at least one file.")
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no picture at {path}; check the path.")
+
+
+def _claim_row(claim: ClaimResult) -> dict[str, object]:
+    paper = claim.paper_value
+    return {
+        "claim": claim.claim,
+        "paper": "" if paper is None else f"{paper.value:g}",
+        "ours": "" if claim.ours is None else f"{claim.ours.mean:.2f} [{claim.ours.low:.2f}, {claim.ours.high:.2f}]",
+        "verdict": claim.verdict,
+    }
+
+
+def main() -> None:
+    """Run the command line."""
+    commands = {
+        "classify": Classify,
+        "embed": Embed,
+        "export": Export,
+        "presets": Presets,
+        "benchmark": Benchmark,
+        "reproduce": Reproduce,
+    }
+    run_command(lambda: _dispatch(commands))
+
+
+def _dispatch(commands: dict[str, Callable[..., Any]]) -> None:
+    command = tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="mobileclip",
+        description="MobileCLIP: fast image-text models. Not affiliated with the authors.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    setup_logging(quiet=command.quiet)
+    command.run()
