@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HEADER = """
-import os, signal, sys, time
+import logging, os, signal, sys, time
 from pathlib import Path
 from tenfold_shared.claims import ClaimResult, PaperValue
 

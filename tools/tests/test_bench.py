@@ -7,7 +7,7 @@ import pytest
 GOOD = """
 def benchmark(out, *, budget, seed):
     return [dict(paper=__package__, work="sums", ours=1.0, peer_name="slow", peer=2.0, ratio=2.0,
-                 spread=0.1, unit="ms")]
+                 spread=[1.9, 2.1], unit="ms")]
 """
 
 
@@ -15,7 +15,11 @@ def test_bench_writes_rows_and_prints_them(papers, tmp_path):
     papers.install("good", GOOD)
     done = papers.run("bench", "good", "--out", tmp_path / "bench", "--budget", "smoke")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split() == ["paper", "work", "ours", "peer_name", "peer", "ratio", "spread"]
+    table = [line.split() for line in done.stdout.splitlines()]
+    assert table == [
+        ["paper", "work", "ours", "peer_name", "peer", "ratio", "spread", "unit"],
+        ["good", "sums", "1", "slow", "2", "2", "1.9", "to", "2.1", "ms"],
+    ]
     [row] = json.loads((tmp_path / "bench" / "benchmarks.json").read_text())
     assert row["ratio"] == 2.0 and row["unit"] == "ms"
 

@@ -15,6 +15,8 @@ from tenfold_shared.claims import read_claims
 GOOD = """
 def reproduce(out, *, budget, seed):
     print("training", file=sys.stderr)
+    logging.getLogger(__name__).info("a line of its own")
+    logging.getLogger("some.library").info("chatter")
     (out / "calls.txt").open("a").write(f"{budget} {seed}\\n")
     return [claim(__package__, [0.5 + seed], [0.4], budget=budget)]
 """
@@ -61,6 +63,7 @@ def test_a_run_writes_page_results_and_table(papers, tmp_path):
     papers.install("good", GOOD)
     done = papers.run("reproduce", "good", "--out", tmp_path / "report", "--seed", 3)
     assert done.returncode == 0, done.stderr
+    assert "a line of its own" in done.stderr and "chatter" not in done.stderr
     assert "good | training" in done.stderr and "[1/1] good: done in" in done.stderr
     assert "Ours beats the control" in done.stdout and "direction only" in done.stdout
     [claim] = read_claims(tmp_path / "report" / "results.json")

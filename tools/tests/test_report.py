@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tenfold_shared.claims import ClaimResult, Estimate, PaperValue
-from tenfold_tools import cache, display, process, report, svg, views
+from tenfold_tools import bench, cache, display, process, report, svg, views
 from tenfold_tools.display import Display, format_seconds
 from tenfold_tools.experiments import PaperRun
 from tenfold_tools.report import GLYPHS, MEANINGS, put_into_words, render
@@ -148,7 +148,9 @@ def test_time_left_counts_what_waits_and_the_rest_of_what_runs():
     assert "unknown" in display.time_left(0.0)
 
 
-@pytest.mark.parametrize("module", [cache, display, process, report, svg, views], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [bench, cache, display, process, report, svg, views], ids=lambda module: module.__name__
+)
 def test_examples_in_docstrings_are_true(module):
     assert doctest.testmod(module).failed == 0
 

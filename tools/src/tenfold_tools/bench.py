@@ -1,7 +1,7 @@
 """`tenfold bench`: run every package's benchmark in a process of its own and collect the rows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 
 from tenfold_shared.commands import print_result
@@ -38,8 +38,21 @@ def run(papers: Sequence[str], config: BenchConfig) -> int:
             rows += found or []
             write_json(config.out / "benchmarks.json", rows)
     if rows or config.json:
-        print_result(rows if config.json else [{key: row[key] for key in ROW_KEYS} for row in rows], config.json)
+        print_result(rows if config.json else [summarise(row) for row in rows], config.json)
     return EXIT_FAILED if failed else 0
+
+
+def summarise(row: Mapping) -> dict:
+    """One line of the printed table: the columns that every row has, and the unit where it says one.
+
+    Example:
+        >>> print(*summarise(dict.fromkeys(ROW_KEYS, 2.0) | {"spread": [1.23456, 3.0]}).values())
+        2.0 2.0 2.0 2.0 2.0 2.0 1.235 to 3
+    """
+    line = {key: row[key] for key in (*ROW_KEYS, "unit") if key in row}
+    if isinstance(row["spread"], list | tuple):
+        line["spread"] = " to ".join(f"{end:.4g}" for end in row["spread"])
+    return line
 
 
 def run_one(entry: EntryPoint, config: BenchConfig, display: Display) -> list[dict] | None:

@@ -20,7 +20,7 @@ from tenfold_shared.environment import environment_report, seed_everything, swit
 from tenfold_shared.files import write_json
 from tenfold_shared.logs import setup_logging
 
-from tenfold_tools.cache import CLAIMS_FILE, RUN_FILE, check_claims
+from tenfold_tools.cache import CLAIMS_FILE, RUN_FILE, check_claims, top_level
 from tenfold_tools.config import Budget
 from tenfold_tools.discovery import GROUPS, discover, select
 
@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> None:
         die_with_parent()
     os.environ.setdefault("MPLBACKEND", "agg")
     switch_off_telemetry()
-    setup_logging()
+    [entry] = select(discover(options.kind), [options.paper])
+    setup_logging(package=top_level(entry.module))
     seed_everything(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    [entry] = select(discover(options.kind), [options.paper])
     {"reproduce": run_experiment, "bench": run_benchmark}[options.kind](entry, options)
 
 
