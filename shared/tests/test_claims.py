@@ -336,3 +336,13 @@ def test_damaged_record_is_refused(package, change):
 def test_no_record_is_installed_with_shared_itself():
     assert read_recorded("tenfold_shared") is None
     assert resources.files("tenfold_shared").joinpath("py.typed").is_file()
+
+
+def test_a_counted_value_decides_alone_but_only_one():
+    assert verdict([2.8], [1.0], 0.9, evidence="arithmetic") == "shown"
+    assert verdict([2.8], [1.0], 2.0, evidence="arithmetic") == "direction only"
+    assert verdict([0.5], [1.0], 0.1, evidence="arithmetic") == "contradicted"
+    assert verdict([2.8], [1.0], 0.9) == "direction only"
+    counted = dict(ours=[2.8], control=[1.0], minimum_effect=0.9)
+    assert make_claim(**counted, evidence="arithmetic").verdict == "shown"
+    assert make_claim(**counted, evidence="real").verdict == "direction only"

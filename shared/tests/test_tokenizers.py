@@ -100,11 +100,12 @@ def test_decode(clip):
 
 
 @settings(deadline=None)
-@given(text=st.text(max_size=60))
+# ASCII: what looks like a wrong decoding is mended on the way in, and so may change once more.
+@given(text=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_decoded_text_encodes_to_the_same_ids(clip, text):
     ids = [i for i in clip.encode(text) if i < 49406]
     spaced = clip.decode(ids)
-    assert clip.decode(clip.encode(spaced)) == spaced or "\ufffd" in spaced or "&" in spaced
+    assert clip.decode(clip.encode(spaced)) == spaced or "&" in spaced
 
 
 def test_every_token_has_its_own_bytes(clip, peer):

@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 import torch
-from mobileclip import PRESETS, MobileCLIP, create_model_and_transforms, from_pretrained, reparameterize, save_pretrained
+from mobileclip import (
+    PRESETS,
+    MobileCLIP,
+    create_model_and_transforms,
+    from_pretrained,
+    reparameterize,
+    save_pretrained,
+)
 from mobileclip.checkpoint import build_model, read_state_dict
 from tenfold_shared.commands import InputError
 
@@ -54,7 +61,9 @@ def test_another_variant_is_named_as_such(tmp_path):
     with torch.device("meta"):
         shapes = MobileCLIP(PRESETS["mobileclip_s1"]).state_dict()
     torch.save({key: torch.zeros(()).expand(value.shape) for key, value in shapes.items()}, tmp_path / "s1.pt")
-    with pytest.raises(InputError, match=r"s1\.pt does not fit this model .*136 missing.*of another shape.*is it another variant"):
+    with pytest.raises(
+        InputError, match=r"s1\.pt does not fit this model .*136 missing.*of another shape.*is it another variant"
+    ):
         create_model_and_transforms("mobileclip_s2", tmp_path / "s1.pt")
 
 

@@ -127,7 +127,9 @@ def test_bad_input_gets_one_sentence(monkeypatch, capsys, tmp_path, tiny_folder,
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     arguments = arguments if "--labels" in arguments else [*arguments, "--labels", "a,b"]
-    arguments = arguments if {"--pretrained", "--backend"} & set(arguments) else [*arguments, "--pretrained", tiny_folder]
+    arguments = (
+        arguments if {"--pretrained", "--backend"} & set(arguments) else [*arguments, "--pretrained", tiny_folder]
+    )
     status, out, err = run(monkeypatch, capsys, "classify", *arguments)
     lines = [line for line in err.splitlines() if "licence" not in line]
     assert (status, out, len(lines)) == (2, "", 1), err
@@ -153,6 +155,8 @@ def test_odd_pictures_are_handled(monkeypatch, capsys, tmp_path, tiny_folder, ca
     assert all(np.isfinite(row["probability"]) for row in json.loads(out))
 
 
-@pytest.mark.parametrize("arguments", [["classify"], ["clasify", "x"], ["classify", "x", "--labels", "a", "--modle", "b"]])
+@pytest.mark.parametrize(
+    "arguments", [["classify"], ["clasify", "x"], ["classify", "x", "--labels", "a", "--modle", "b"]]
+)
 def test_usage_errors_exit_with_2(monkeypatch, capsys, arguments):
     assert run(monkeypatch, capsys, *arguments)[0] == 2

@@ -44,7 +44,15 @@ def open_clip_tokenize():
     return pytest.importorskip("open_clip").get_tokenizer("MobileCLIP-S1")
 
 
-CAPTIONS = ["a diagram", "", "Don't   PANIC!", "a photo of 3 dogs\n& cats", "naïve café 猫 🐈", "a " * 200, "<|endoftext|>"]
+CAPTIONS = [
+    "a diagram",
+    "",
+    "Don't   PANIC!",
+    "a photo of 3 dogs\n& cats",
+    "naïve café 猫 🐈",
+    "a " * 200,
+    "<|endoftext|>",
+]
 
 
 def test_token_ids_equal_open_clip(open_clip_tokenize):

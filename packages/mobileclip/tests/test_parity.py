@@ -77,7 +77,10 @@ def test_s0_equals_the_authors_in_train_form(s0):
 def test_s0_equals_the_authors_stage_by_stage(s0):
     stages = json.loads((REFERENCE / "mobileclip_s0.ref.json").read_text())["stages_item0"]
     outputs = {}
-    modules = {"image.patch_embed": s0.image_encoder.model.patch_embed, "image.conv_exp": s0.image_encoder.model.conv_exp}
+    modules = {
+        "image.patch_embed": s0.image_encoder.model.patch_embed,
+        "image.conv_exp": s0.image_encoder.model.conv_exp,
+    }
     modules |= {f"image.network.{i}": layer for i, layer in enumerate(s0.image_encoder.model.network)}
     modules |= {f"text.transformer.{i}": layer for i, layer in enumerate(s0.text_encoder.transformer)}
     hooks = [

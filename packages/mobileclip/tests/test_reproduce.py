@@ -23,9 +23,7 @@ def judge(contrast, budget="laptop", **milliseconds):
 CONTRAST = experiment.Contrast("mobileclip_s2", experiment.OPENAI, "image + text", 0.65)
 
 
-@pytest.mark.parametrize(
-    ("peer", "verdict"), [(2.3, "shown"), (1.3, "direction only"), (0.8, "contradicted")]
-)
+@pytest.mark.parametrize(("peer", "verdict"), [(2.3, "shown"), (1.3, "direction only"), (0.8, "contradicted")])
 def test_the_verdict_follows_from_the_times(peer, verdict):
     claim = judge(CONTRAST, mobileclip_s2=100, **{experiment.OPENAI: 100 * peer})
     assert claim.verdict == verdict

@@ -35,7 +35,12 @@ RECORDED_SCHEMA = 1
 
 
 def verdict(
-    ours: Sequence[float], control: Sequence[float], minimum_effect: float, *, budget: Budget = "full"
+    ours: Sequence[float],
+    control: Sequence[float],
+    minimum_effect: float,
+    *,
+    budget: Budget = "full",
+    evidence: Evidence | None = "real",
 ) -> Verdict:
     """Judge our values against the control's, paired by seed.
 
@@ -48,13 +53,11 @@ def verdict(
         control: The strongest control's values for the same seeds, in the same order.
         minimum_effect: The difference that was said, before the run, to count; at least 0.
         budget: The tier of the run.
+        evidence: With "arithmetic" values were counted, not sampled: their mean decides, even of one pair.
 
     Raises:
         ValueError: Lengths differ, a value is not finite, or the minimum effect is negative.
 
-    Example:
-        >>> verdict([3.0, 3.1, 3.2, 3.1, 3.0], [1.0, 1.1, 1.0, 1.1, 1.0], 0.5)
-        'shown'
     """
     _check_choice("budget", budget, Budget)
     if not (math.isfinite(minimum_effect) and minimum_effect >= 0):
@@ -63,11 +66,13 @@ def verdict(
     mean, low, high = paired_interval(differences)
     if budget == "smoke":
         return "not judged"
-    if len(differences) == 1:
+    if exact := evidence == "arithmetic":
+        low = high = mean
+    elif len(differences) == 1:
         return "direction only" if mean > 0 else "not shown"
     if high < 0:
         return "contradicted"
-    if low > minimum_effect and len(differences) >= MIN_PAIRS_SHOWN:
+    if low > minimum_effect and (exact or len(differences) >= MIN_PAIRS_SHOWN):
         return "shown"
     return "direction only" if low > 0 else "not shown"
 
@@ -170,7 +175,7 @@ class ClaimResult:
         expected, difference = "not attempted" if self.ours is None else "not judged", None
         if self.ours and self.control and self.minimum_effect is not None:
             ours, control = self.ours.per_seed, self.control.per_seed
-            expected = verdict(ours, control, self.minimum_effect, budget=self.budget)
+            expected = verdict(ours, control, self.minimum_effect, budget=self.budget, evidence=self.evidence)
             difference = Estimate.of(_paired_differences(ours, control)).to_dict()
         if self.verdict != expected:
             raise ValueError(f"verdict {self.verdict!r} of {self.claim!r}: its values give {expected!r}.")
@@ -197,7 +202,7 @@ class ClaimResult:
             control=Estimate.of(control),
             difference=Estimate.of(_paired_differences(ours, control)),
             minimum_effect=minimum_effect,
-            verdict=verdict(ours, control, minimum_effect, budget=budget),
+            verdict=verdict(ours, control, minimum_effect, budget=budget, evidence=rest.get("evidence", "real")),
             budget=budget,
             **rest,
         )

@@ -19,15 +19,14 @@ from tenfold_shared.files import plain_json
 
 __all__ = ["InputError", "print_result", "require_extra", "run_command", "unknown_name"]
 
-_KEPT = "files already written are whole and are kept"
-_MAX_NAMES_LISTED = 40
-
 
 class InputError(ValueError):
     """Bad input from outside: a file, an argument, an answer of a server."""
 
 
-def run_command(main: Callable[[], int | None], *, kept: str = _KEPT) -> NoReturn:
+def run_command(
+    main: Callable[[], int | None], *, kept: str = "files already written are whole and are kept"
+) -> NoReturn:
     """Run a command's main function and end the process with its exit status.
 
     Expected errors become one line on stderr and status 2: `InputError`, a ValueError or ImportError
@@ -65,9 +64,7 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
     """
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    names = sorted(known)
-    more = f" and {len(names) - _MAX_NAMES_LISTED} more" if len(names) > _MAX_NAMES_LISTED else ""
-    return ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names[:_MAX_NAMES_LISTED])}{more}.")
+    return ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}.")
 
 
 def require_extra(module: str, extra: str, dist: str) -> ModuleType:

@@ -312,5 +312,5 @@ def _dispatch(commands: dict[str, Callable[..., Any]]) -> None:
         description="MobileCLIP: fast image-text models. Not affiliated with the authors.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    setup_logging(quiet=command.quiet)
+    setup_logging(quiet=command.quiet, package="mobileclip")
     command.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -88,6 +89,8 @@ def export_module(module: nn.Module, example: Tensor, path: Path) -> None:
         ImportError: The extra `onnx` is not installed.
     """
     require_extra("onnxscript", "onnx", "mobileclip-torch")
+    # Channels-last weights would leave their layout's transposes in the graph.
+    module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():
         # The exporter warns about its own internals; callers compare outputs.
         warnings.simplefilter("ignore")
