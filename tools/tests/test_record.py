@@ -1,0 +1,58 @@
+"""Recording a full run: attempts are kept, the README's table follows, other runs are refused."""
+
+import json
+
+import pytest
+from tenfold_shared.claims import ClaimResult, write_claims
+from tenfold_shared.commands import InputError
+from tenfold_tools import record
+
+
+def claim(budget="full", value=2.0):
+    return ClaimResult.compare(
+        paper="alpha",
+        claim="it is faster",
+        primary_metric="speed-up",
+        paper_value=None,
+        ours=[value] * 5,
+        control=[1.0] * 5,
+        control_name="peer",
+        minimum_effect=0.5,
+        budget=budget,
+        evidence="real",
+        data="five rounds",
+        seconds=1.0,
+    )
+
+
+@pytest.fixture
+def package(tmp_path):
+    source = tmp_path / "alpha" / "src" / "alpha"
+    source.mkdir(parents=True)
+    (source / "__init__.py").write_text("")
+    (tmp_path / "alpha" / "README.md").write_text("# alpha\n<!-- claims -->\n<!-- /claims -->\n")
+    return tmp_path / "alpha"
+
+
+def run(package, tmp_path, what, **fields):
+    write_claims(tmp_path / "claims.json", [claim(**fields)])
+    return record.run(record.RecordConfig(package, tmp_path / "claims.json", what))
+
+
+def test_attempts_are_kept_and_the_table_follows(package, tmp_path):
+    run(package, tmp_path, "first", value=1.0)
+    run(package, tmp_path, "second", value=3.0)
+    content = json.loads((package / "src/alpha/results/recorded.json").read_text())
+    results = [(attempt["what"], attempt["result"]) for attempt in content["attempts"]]
+    assert results == [("first", "1 not shown"), ("second", "1 shown")]
+    assert content["claims"][0]["verdict"] == "shown"
+    assert (
+        "| it is faster (speed-up) |  | 3 [3, 3] | peer: 1 [1, 1] | shown | real |"
+        in (package / "README.md").read_text()
+    )
+
+
+def test_a_laptop_run_is_not_recorded(package, tmp_path):
+    with pytest.raises(InputError, match="not of a full run"):
+        run(package, tmp_path, "too small", budget="laptop")
+    assert not (package / "src/alpha/results").exists()
