@@ -1,6 +1,6 @@
 """Keep a full run as a package's recorded run.
 
-    python -m tenfold_tools.record packages/mobileclip report/runs/mobileclip/KEY/claims.json --what "60 rounds"
+    python -m tenfold_tools.record packages/mobileclip report/runs/mobileclip/KEY/claims.json "60 rounds"
 
 writes `results/recorded.json` in the import package, with the attempts of the file before it, and fills the table
 in the package's README. The run has to be of this commit, on this machine.

@@ -40,16 +40,16 @@ AIM_VIT, AIM_TIMM = 2.3, 1.3
 
 @dataclass(frozen=True)
 class Plan:
-    """What one budget measures: (model, batch, rounds) for each number of threads."""
+    """What one budget measures for each number of threads: (batch, rounds) by model."""
 
-    work: tuple[tuple[str, int, int], ...]
+    work: dict[str, tuple[tuple[int, int], ...]]
     threads: tuple[int, ...]
 
 
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan((("s0", 1, 3),), (2,)),
-    "laptop": Plan((("s0", 1, 15), ("s2", 1, 15), ("s2", 32, 5)), (2,)),
-    "full": Plan((("s0", 1, 30), ("s2", 1, 30), ("s0", 32, 7), ("s2", 32, 7)), (1, 2)),
+    "smoke": Plan({"s0": ((1, 3),)}, (2,)),
+    "laptop": Plan({"s0": ((1, 15),), "s2": ((1, 15), (32, 5))}, (2,)),
+    "full": Plan({"s0": ((1, 30), (32, 7)), "s2": ((1, 30), (32, 7))}, (1, 2)),
 }
 Function = Callable[[Tensor], Tensor]
 
@@ -72,16 +72,17 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
     seed_everything(seed)
     plan = PLANS[budget]
     rows: list[dict[str, Any]] = []
-    total = len(plan.threads) * sum(rounds for _, _, rounds in plan.work)
+    total = 2 * len(plan.threads) * sum(rounds for settings in plan.work.values() for _, rounds in settings)
     bar = progress(total=total, description="benchmark", unit="rounds")
     with tempfile.TemporaryDirectory(dir=out) as folder, bar:
         vit = build_clip_peer(VIT).model.visual
         for threads in plan.threads:
             with torch_threads(threads):
-                for model, batch, rounds in plan.work:
+                for model, settings in plan.work.items():
                     contenders = _build_contenders(model, vit, Path(folder), threads)
-                    seconds, digest = _time(contenders, batch, rounds, lambda index: bar.update(1))
-                    rows += _rows(model, batch, threads, seconds, digest)
+                    for batch, rounds in settings:
+                        seconds, digest = _time(contenders, batch, rounds, lambda index: bar.update(1))
+                        rows += _rows(model, batch, threads, seconds, digest)
     return rows
 
 
@@ -128,9 +129,8 @@ def _fuse_timm(model: nn.Module) -> nn.Module:
 
 
 def _through_onnx(module: nn.Module, size: int, path: Path, threads: int) -> Function:
-    """Export (once per file) and return the module as a function on ONNX Runtime."""
-    if not path.exists():
-        export_module(module.eval(), torch.rand(2, 3, size, size), path)
+    """Export a module and return it as a function on ONNX Runtime."""
+    export_module(module.eval(), torch.rand(2, 3, size, size), path)
     session = open_session(path, threads)
     name = session.get_inputs()[0].name
     return lambda pixels: torch.from_numpy(session.run(None, {name: pixels.numpy()})[0])
@@ -150,12 +150,20 @@ def _check_agreement(functions: dict[str, Function], pixels: Tensor) -> None:
 def _time(
     contenders: dict[str, Contender], batch: int, rounds: int, on_round: Callable[[int], object]
 ) -> tuple[dict[str, list[float]], str]:
-    """Return seconds per call of every contender on the same photographs, and the hash of their pixels."""
+    """Return seconds per call of every contender on the same photographs, and the hash of their pixels.
+
+    Eager functions first, ONNX Runtime's after them: threads of the one that still spin would slow the other.
+    """
     pixels = {size: _photographs(size, batch) for size in {entry.image_size for entry in contenders.values()}}
-    calls = {
-        name: (lambda index, entry=entry: entry.run(pixels[entry.image_size])) for name, entry in contenders.items()
-    }
-    return interleave(calls, rounds, on_round=on_round), _hash(pixels)
+    seconds: dict[str, list[float]] = {}
+    for through_onnx in (False, True):
+        calls = {
+            name: (lambda index, entry=entry: entry.run(pixels[entry.image_size]))
+            for name, entry in contenders.items()
+            if name.endswith("onnx") == through_onnx
+        }
+        seconds |= interleave(calls, rounds, on_round=on_round)
+    return seconds, _hash(pixels)
 
 
 def _rows(
