@@ -108,8 +108,8 @@ def test_files_and_functions_are_small():
 
 
 def test_shared_stays_small():
-    lines = sum(len(_text(path).splitlines()) for path in SOURCES if path.startswith("shared/"))
-    assert lines <= house_metrics.MAX_SHARED_LINES
+    lines = [line for path in SOURCES if path.startswith("shared/") for line in _text(path).splitlines()]
+    assert sum(bool(line.strip()) for line in lines) <= house_metrics.MAX_SHARED_LINES
 
 
 def unsafe_calls(source: str) -> list[str]:

@@ -67,7 +67,6 @@ def test_a_member_is_measured(tmp_path):
     assert [excess.where for excess in report.excesses] == [
         "shared/src/x/long.py",
         "shared/tests/test_long.py",
-        "shared",
     ]
     assert "functions    2: median   3" in report.line()
 

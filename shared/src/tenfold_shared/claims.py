@@ -55,6 +55,9 @@ def verdict(
         budget: The tier of the run.
         evidence: With "arithmetic" values were counted, not sampled: their mean decides, even of one pair.
 
+    Returns:
+        The verdict.
+
     Raises:
         ValueError: Lengths differ, a value is not finite, or the minimum effect is negative.
 

@@ -34,8 +34,9 @@ def run_command(
     is a bug and keeps its traceback, as does everything with `TENFOLD_DEBUG=1`: a ValueError out of
     NumPy says nothing to a user and all to whoever mends it.
 
-    `main` returns the exit status, None for 0; `kept` is what the line after Ctrl-C says about the
-    work so far.
+    Args:
+        main: Does the work; returns the exit status, None for 0.
+        kept: What the line after Ctrl-C says about the work done so far.
     """
     try:
         status = main() or 0
@@ -57,6 +58,14 @@ def run_command(
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
     """Return the error for a name that does not exist: the nearest one, and all there are.
+
+    Args:
+        kind: What is named, such as "model".
+        name: What was asked for.
+        known: The names that exist.
+
+    Returns:
+        The error, to raise.
 
     Example:
         >>> print(unknown_name("model", "s9", ["s0", "b"]))
@@ -83,6 +92,10 @@ def require_extra(module: str, extra: str, dist: str) -> ModuleType:
 
 def print_result(rows_or_dict: Sequence[Mapping[str, Any]] | Mapping[str, Any], json: bool) -> None:
     """Print a result on stdout: JSON (nan as null), or a table with one line per row or key.
+
+    Args:
+        rows_or_dict: Rows with equal keys in the order of the first, or one mapping.
+        json: The command's `--json`.
 
     Example:
         >>> print_result([{"label": "cat", "score": 0.91234}], json=False)

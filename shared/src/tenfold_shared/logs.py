@@ -21,9 +21,12 @@ __all__ = ["MetricsWriter", "setup_logging"]
 def setup_logging(quiet: bool = False, verbose: bool = False, *, package: str | None = None) -> None:
     """Send log lines to stderr; calling it again replaces the first setup.
 
-    `quiet` leaves warnings and errors and wins over `verbose`, which adds debug lines. With `package`,
-    an import name, other libraries speak from warnings up. Ranks other than 0 (environment variable
-    RANK) show errors only.
+    Ranks other than 0 (environment variable RANK) show errors only.
+
+    Args:
+        quiet: Warnings and errors only; wins over `verbose`.
+        verbose: Debug lines too.
+        package: Import name; libraries other than it then speak from warnings up.
     """
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     if os.environ.get("RANK", "0") != "0":

@@ -1,13 +1,15 @@
 """MobileCLIP: fast image-text models (Vasu et al., CVPR 2024, arXiv 2311.17049) in PyTorch.
 
-import mobileclip
-from PIL import Image
+From a picture to probabilities:
 
-model, _, preprocess = mobileclip.create_model_and_transforms("mobileclip_s2", pretrained="mobileclip_s2.pt")
-tokenizer = mobileclip.get_tokenizer("mobileclip_s2")
-pixels = preprocess(Image.open("cat.jpg")).unsqueeze(0)
-image, text, scale = model(pixels, tokenizer(["a cat", "a dog"]))
-print((scale * image @ text.T).softmax(dim=-1))
+    import mobileclip
+    from PIL import Image
+
+    model, _, preprocess = mobileclip.create_model_and_transforms("mobileclip_s2", pretrained="mobileclip_s2.pt")
+    tokenizer = mobileclip.get_tokenizer("mobileclip_s2")
+    pixels = preprocess(Image.open("cat.jpg")).unsqueeze(0)
+    image, text, scale = model(pixels, tokenizer(["a cat", "a dog"]))
+    print((scale * image @ text.T).softmax(dim=-1))
 """
 
 from __future__ import annotations

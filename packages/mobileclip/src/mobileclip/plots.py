@@ -14,20 +14,13 @@ from matplotlib import pyplot as plt
 from tenfold_shared.claims import ClaimResult
 from tenfold_shared.files import atomic_write
 
-STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "mobileclip",
-}
-IMAGE_COLOUR, TEXT_COLOUR, PAPER_COLOUR = "#2563c9", "#8db4ee", "#c2410c"
+# The report recolours matplotlib's default colours, black and white for light and dark pages.
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "tenfold", "axes.spines.top": False, "axes.spines.right": False}
+WIDTH_INCHES = 5.0
+Seconds = Mapping[int, Mapping[str, Mapping[str, np.ndarray]]]
 
 
-def draw_latency(
-    path: Path, seconds: Mapping[int, Mapping[str, Mapping[str, np.ndarray]]], labels: Mapping[str, str]
-) -> None:
+def draw_latency(path: Path, seconds: Seconds, labels: Mapping[str, str]) -> None:
     """Draw the median milliseconds of image and text half per model, one panel per number of threads.
 
     Args:
@@ -36,58 +29,54 @@ def draw_latency(
         labels: Model -> name to print.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(seconds), figsize=(7.2, 2.4), sharey=True, squeeze=False, layout="constrained"
-        )
-        for axis, (threads, times) in zip(axes[0], seconds.items(), strict=True):
+        size = (WIDTH_INCHES, 0.4 + 1.5 * len(seconds))
+        figure, axes = plt.subplots(len(seconds), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        for axis, (threads, times) in zip(axes[:, 0], seconds.items(), strict=True):
             image, text = (
                 np.array([1e3 * np.median(parts[part]) for parts in times.values()]) for part in ("image", "text")
             )
             names = [labels[name] for name in times]
-            axis.barh(names, image, color=IMAGE_COLOUR, label="image")
-            axis.barh(names, text, left=image, color=TEXT_COLOUR, label="text")
+            axis.barh(names, image, label="image encoder")
+            axis.barh(names, text, left=image, label="text encoder")
             for row, total in enumerate(image + text):
                 axis.text(total, row, f" {total:.0f}", va="center")
-            axis.set_xlabel("milliseconds (median)")
-            axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}")
-            axis.margins(x=0.15)
-        axes[0][0].invert_yaxis()
-        axes[0][-1].legend(frameon=False, loc="lower right")
-        _save(figure, path)
+            axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}", loc="left")
+            axis.margins(x=0.12)
+            axis.invert_yaxis()
+        axes[-1, 0].set_xlabel("milliseconds, median over rounds")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+        description = "Stacked bars: time of the image encoder and of the text encoder for each model."
+        _save(figure, path, "Latency of one image and one caption", description)
 
 
-def draw_speedups(path: Path, claims: Iterable[ClaimResult]) -> None:
+def draw_speedups(path: Path, claims: Iterable[ClaimResult], labels: Iterable[str]) -> None:
     """Draw each claim's speed-up with its interval, beside the paper's figure where it has one.
 
     Args:
         path: SVG file to write.
         claims: Rows with `ours`.
+        labels: What to print beside each of them.
     """
-    rows = [claim for claim in claims if claim.ours is not None]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 0.34 * len(rows) + 0.9), layout="constrained")
-        for row, claim in enumerate(rows):
-            ours = claim.ours
-            axis.errorbar(
-                ours.mean,
-                row,
-                xerr=[[ours.mean - ours.low], [ours.high - ours.mean]],
-                fmt="o",
-                color=IMAGE_COLOUR,
-                capsize=3,
-                label="ours, 95 % interval" if row == 0 else None,
-            )
-        paper = [(claim.paper_value.value, row) for row, claim in enumerate(rows) if claim.paper_value]
-        axis.scatter(*zip(*paper, strict=True), marker="|", s=160, color=PAPER_COLOUR, label="paper (phone)")
+        rows = [(claim.ours, claim.paper_value) for claim in claims if claim.ours is not None]
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 0.22 * len(rows) + 1.1), layout="constrained")
+        position = np.arange(len(rows))
+        means = np.array([ours.mean for ours, _ in rows])
+        ends = np.array([(ours.low, ours.high) for ours, _ in rows]).T
+        axis.errorbar(means, position, xerr=np.abs(ends - means), fmt="o", capsize=3, label="ours, 95 % interval")
+        paper = [(value.value, row) for row, (_, value) in enumerate(rows) if value]
+        axis.scatter(*zip(*paper, strict=True), marker="|", s=160, color="C1", label="paper, on a phone")
         axis.axvline(1, linestyle=":", color="grey")
-        axis.set_yticks(range(len(rows)), [claim.claim.replace(" is faster than ", " / ") for claim in rows])
+        axis.set_yticks(position, list(labels))
         axis.invert_yaxis()
-        axis.set_xlabel("times faster")
-        axis.legend(frameon=False, loc="lower right")
-        _save(figure, path)
+        axis.set_xlabel("times faster than the ViT-B/16 model")
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        description = "One point with an interval per comparison; a bar marks what the paper reports for a phone."
+        _save(figure, path, "Speed-up over ViT-B/16", description)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: plt.Figure, path: Path, title: str, description: str) -> None:
     with atomic_write(path) as file:
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        words = {"Title": title, "Description": description, "Date": None}
+        figure.savefig(file, format="svg", transparent=True, metadata=words)
     plt.close(figure)

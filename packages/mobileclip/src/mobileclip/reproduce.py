@@ -101,7 +101,8 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     plots.draw_latency(out / "latency.svg", seconds, LABELS)
     judge = partial(_judge, budget=budget, seconds=time.perf_counter() - start)
     claims = [judge(contrast, threads, seconds[threads]) for contrast in CONTRASTS for threads in seconds]
-    plots.draw_speedups(out / "speedup.svg", claims)
+    rows = [f"{_short(contrast)}, {threads}t" for contrast in CONTRASTS for threads in seconds]
+    plots.draw_speedups(out / "speedup.svg", claims, rows)
     sizes = [_size_claim(contrast, arms) for contrast in SIZES]
     return [*claims, *sizes, *_not_attempted()]
 
@@ -177,6 +178,12 @@ def _judge(contrast: Contrast, threads: int, times: Seconds, *, budget: Budget, 
         note=f"median {1e3 * np.median(ours):.1f} ms against {1e3 * np.median(peer):.1f} ms; rounds take the place of "
         "seeds. The paper's figure is for a phone with Core ML.",
     )
+
+
+def _short(contrast: Contrast) -> str:
+    """The comparison in a few letters, for a plot's axis."""
+    ours, peer = contrast.ours[-2:].upper(), LABELS[contrast.peer].split()[0]
+    return f"{ours} / {peer}, {contrast.work}"
 
 
 def _size_claim(contrast: Contrast, arms: dict[str, Arm]) -> ClaimResult:
