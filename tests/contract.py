@@ -92,8 +92,9 @@ pixels = preprocess(mobileclip.load_image("red.png")).unsqueeze(0)
 assert model.encode_image(pixels).shape == (1, 512)
 assert model.encode_text(mobileclip.get_tokenizer("mobileclip_s0")(["a red square"])).shape == (1, 512)
 mobileclip.save_pretrained(model, "weights")
-command = [str(Path(sys.executable).with_name("mobileclip")), "presets"]
-assert "mobileclip_s2" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+command = [str(Path(sys.executable).with_name("mobileclip")), "classify", "red.png", "--labels", "a red square,a cat"]
+result = subprocess.run([*command, "--pretrained", "weights"], check=True, capture_output=True, text=True)
+assert "a red square" in result.stdout
 """
 
 ROWS = (

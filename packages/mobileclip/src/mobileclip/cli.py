@@ -52,9 +52,9 @@ class Classify:
     """Classify pictures zero-shot: name the classes, no training needed.
 
     For example:
-    mobileclip classify cat.jpg dog.png --labels cat,dog --pretrained mobileclip_s2.pt
 
-    mobileclip classify *.jpg --labels "golden retriever,tabby cat" --template "a blurry photo of a {}." --json
+        mobileclip classify cat.jpg dog.png --labels cat,dog --pretrained mobileclip_s2.pt
+        mobileclip classify *.jpg --labels "golden retriever,tabby cat" --template "a blurry photo of a {}." --json
     """
 
     images: Positional[tuple[Path, ...]]
@@ -96,9 +96,9 @@ class Embed:
     """Write unit-length embeddings of pictures or captions to a .npz file (arrays `names` and `embeddings`).
 
     For example:
-    mobileclip embed photos/*.jpg --out photos.npz --pretrained mobileclip_s2.pt
 
-    mobileclip embed --text "a red car" "a blue car" --out captions.npz --pretrained mobileclip_s2.pt
+        mobileclip embed photos/*.jpg --out photos.npz --pretrained mobileclip_s2.pt
+        mobileclip embed --text "a red car" "a blue car" --out captions.npz --pretrained mobileclip_s2.pt
     """
 
     images: Positional[tuple[Path, ...]] = ()
@@ -142,9 +142,9 @@ class Export:
     """Write the image and the text half as ONNX files and check that they compute what the model computes.
 
     For example:
-    mobileclip export --out s2-onnx --pretrained mobileclip_s2.pt
 
-    mobileclip classify cat.jpg --labels cat,dog --backend onnx --pretrained s2-onnx
+        mobileclip export --out s2-onnx --pretrained mobileclip_s2.pt
+        mobileclip classify cat.jpg --labels cat,dog --backend onnx --pretrained s2-onnx
     """
 
     out: Path
@@ -176,9 +176,9 @@ class Presets:
     """List the models with their sizes.
 
     For example:
-    mobileclip presets
 
-    mobileclip presets --json
+        mobileclip presets
+        mobileclip presets --json
     """
 
     json: bool = False
@@ -210,9 +210,9 @@ class Benchmark:
     """Time this package against timm, open_clip and ONNX Runtime on the same pixels, in one run.
 
     For example:
-    mobileclip benchmark --budget smoke
 
-    mobileclip benchmark --out bench --json
+        mobileclip benchmark --budget smoke
+        mobileclip benchmark --out bench --json
     """
 
     out: Path = Path("mobileclip-benchmark")
@@ -244,9 +244,9 @@ class Reproduce:
     """Run the paper's headline experiment at the chosen budget and print the claims with their verdicts.
 
     For example:
-    mobileclip reproduce --budget smoke
 
-    mobileclip reproduce --out mobileclip-report --json
+        mobileclip reproduce --budget smoke
+        mobileclip reproduce --out mobileclip-report --json
     """
 
     out: Path = Path("mobileclip-report")
