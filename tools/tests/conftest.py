@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ class Papers:
     def __init__(self, site: Path) -> None:
         self.site = site
         site.mkdir()
+        for entry in entry_points(group="tenfold.experiments"):
+            self.hide(entry.dist.name)
+
+    def hide(self, dist: str) -> None:
+        """Shadow an installed paper: of two distributions with one name, the first on the path counts."""
+        info = self.site / f"{dist.replace('-', '_')}-0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {dist}\nVersion: 0\n")
 
     def install(self, name: str, body: str, *, recorded: dict | None = None, requires: tuple[str, ...] = ()) -> Path:
         """Install package `name` with `body` as its reproduce (and benchmark) module; return its folder."""
