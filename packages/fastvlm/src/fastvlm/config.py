@@ -111,7 +111,10 @@ class LanguageConfig:
 
     def to_transformers(self) -> dict[str, Any]:
         """Return the fields of transformers' configuration of this model, `model_type` among them."""
-        long_context = {"max_position_embeddings": 32768, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+        long_context = {
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }
         return {
             "model_type": self.family,
             "hidden_size": self.dim,

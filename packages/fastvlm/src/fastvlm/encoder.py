@@ -136,7 +136,9 @@ def pool_tokens(tokens: Float[Tensor, "batch tokens dim"], factor: int) -> Float
     """
     side = round(tokens.shape[1] ** 0.5)
     if side * side != tokens.shape[1] or side % factor:
-        raise ValueError(f"`factor` (={factor}) must divide the side of a square map; there are {tokens.shape[1]} tokens.")
+        raise ValueError(
+            f"`factor` (={factor}) must divide the side of a square map; there are {tokens.shape[1]} tokens."
+        )
     maps = tokens.transpose(1, 2).unflatten(2, (side, side))
     return F.avg_pool2d(maps, factor).flatten(2).transpose(1, 2)
 
