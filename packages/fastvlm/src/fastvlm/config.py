@@ -162,3 +162,13 @@ PRESETS: dict[str, FastVLMConfig] = {
     "fastvlm_1.5b": FastVLMConfig(QWEN2_ONE_HALF_B),
     "fastvlm_7b": FastVLMConfig(QWEN2_7B),
 }
+
+# Language models of `fastvlm profile`, by the name they have there.
+LANGUAGE_MODELS: dict[str, LanguageConfig] = {
+    "qwen2-0.5b": QWEN2_HALF_B,
+    "qwen2-1.5b": QWEN2_ONE_HALF_B,
+    "qwen2-7b": QWEN2_7B,
+    "vicuna-7b": VICUNA_7B,
+}
+# Tokens of the system prompt, the template and a short question: 280 in all with 256 image tokens.
+TEXT_TOKENS = 24
