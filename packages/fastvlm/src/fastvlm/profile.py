@@ -66,7 +66,9 @@ class Grid:
             if name not in LANGUAGE_MODELS:
                 raise unknown_name("language model", name, list(LANGUAGE_MODELS))
         if bad := [size for size in self.resolutions if size % STRIDE or size <= 0]:
-            raise ValueError(f"`resolutions` (={bad[0]}) must be divisible by {STRIDE}; use {max(1, bad[0] // 64) * 64}.")
+            raise ValueError(
+                f"`resolutions` (={bad[0]}) must be divisible by {STRIDE}; use {max(1, bad[0] // 64) * 64}."
+            )
         if min(self.rounds, *self.tiles) < 1 or self.layers < 0 or self.text_tokens < 1:
             raise ValueError("`rounds`, `tiles` and `text_tokens` must be at least 1, and `layers` at least 0.")
 
