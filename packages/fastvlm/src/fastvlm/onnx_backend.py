@@ -20,7 +20,6 @@ from fastvlm.model import FastVLM
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-MAX_LENGTH = 4096
 EXAMPLE_PAST, EXAMPLE_NEW = 5, 3
 EXTERNAL_DATA_BYTES = 1_500_000_000  # an ONNX file holds at most 2 GB; larger weights lie beside it
 
@@ -114,9 +113,8 @@ def _export_language(model: FastVLM, folder: Path) -> float:
     layers, _, _ = _cache_shape(model)
     example = _example(model, EXAMPLE_PAST, EXAMPLE_NEW)
     names = [f"{kind}_{layer}" for layer in range(layers) for kind in ("key", "value")]
-    batch, new = torch.export.Dim("batch", min=1, max=256), torch.export.Dim("new", min=1, max=MAX_LENGTH)
-    past = torch.export.Dim("past", min=0, max=MAX_LENGTH)
-    shapes = ({0: batch, 1: new}, {0: batch, 1: past + new}, {0: batch, 1: new}, [{0: batch, 2: past}] * (2 * layers))
+    free = torch.export.Dim.AUTO
+    shapes = (*[{0: free, 1: free}] * 3, [{0: free, 2: free}] * (2 * layers))
     num_bytes = sum(p.numel() * p.element_size() for p in language.parameters())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals; outputs are compared below
