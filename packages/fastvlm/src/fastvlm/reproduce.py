@@ -40,7 +40,7 @@ from fastvlm.prefill import Prefill
 Budget = Literal["smoke", "laptop", "full"]
 ROUNDS: dict[Budget, int] = {"smoke": 1, "laptop": 5, "full": 7}
 SHRINK: dict[Budget, int] = {"smoke": 4, "laptop": 1, "full": 1}
-FEW_LAYERS_ABOVE = 1000  # tokens
+FEW_LAYERS_ABOVE, FEW_LAYERS_PARAMS = 1000, 2e9  # tokens, parameters
 README = "README of apple/ml-fastvlm"
 ABSTRACT = "abstract"
 
@@ -142,11 +142,13 @@ def _measure(contrasts: list[Contrast], budget: Budget, seed: int) -> Times:
     parts = {part for contrast in contrasts for side in (contrast.ours, contrast.peer) for part in side.parts}
     calls: dict[tuple[str, int], Callable[[int], object]] = {}
     models: dict[tuple[str, int], Prefill] = {}
+    built: dict[tuple[str, int], Prefill] = {}
     for name, size in sorted(parts):
         if name in ENCODERS:
             calls[name, size] = _encoder_call(name, size)
             continue
-        model = models[name, size] = _build_prefill(name, size, budget)
+        key = name, _count_layers(name, size, budget)
+        model = models[name, size] = built[key] = built.get(key) or Prefill(LANGUAGE_MODELS[name], key[1])
         embeds = torch.randn(1, size, model.config.dim)
         calls[name, size] = lambda index, model=model, embeds=embeds: model(embeds)
         calls[f"{name} read-out", size] = lambda index, model=model, embeds=embeds: model.read_out(embeds)
@@ -164,12 +166,11 @@ def _encoder_call(name: str, size: int) -> Callable[[int], object]:
     return lambda index: module(pixels)
 
 
-def _build_prefill(name: str, num_tokens: int, budget: Budget) -> Prefill:
-    """Build a language model; below `full` only one layer runs where all would take long."""
+def _count_layers(name: str, num_tokens: int, budget: Budget) -> int:
+    """Return how many decoder layers run: below `full` only one where all would take long."""
     config = LANGUAGE_MODELS[name]
-    few = budget != "full" and (num_tokens > FEW_LAYERS_ABOVE or config.num_params > 2e9)
-    layers = 1 if few else None
-    return Prefill(config, layers)
+    few = budget != "full" and (num_tokens > FEW_LAYERS_ABOVE or config.num_params > FEW_LAYERS_PARAMS)
+    return 1 if few else config.num_layers
 
 
 def _sum_up(side: Side, times: Times) -> tuple[np.ndarray, np.ndarray]:
