@@ -25,9 +25,14 @@ spec.loader.exec_module(fill)
 TOWER = "model.vision_tower.vision_tower."
 NARROW = 12  # the official tower at a twelfth of its width
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TEXT_SHAPE = dict(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, vocab_size=512
-)  # fmt: skip
+TEXT_SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 512,
+}
 
 
 @pytest.fixture(scope="session", name="fill")
@@ -85,7 +90,7 @@ def write_llava_folder(folder: Path, tower: dict, image_size: int, *, tied: bool
     torch.manual_seed(0)
     language = Qwen2ForCausalLM(Qwen2Config(**TEXT_SHAPE, tie_word_embeddings=tied)).state_dict()
     generator = torch.Generator().manual_seed(1)
-    for key, value in language.items():
+    for value in language.values():
         if value.ndim > 1:
             value.copy_(torch.randn(value.shape, generator=generator) * 0.2)
     if tied:

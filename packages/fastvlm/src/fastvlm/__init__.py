@@ -1,11 +1,12 @@
 """FastVLM: efficient vision-language models (Vasu et al., CVPR 2025, arXiv 2412.13303) in PyTorch.
 
-import fastvlm
+Example:
+    import fastvlm
 
-model = fastvlm.FastVLM.from_pretrained("llava-fastvithd_0.5b_stage3").optimize()
-processor = fastvlm.FastVLMProcessor.from_pretrained("llava-fastvithd_0.5b_stage3")
-inputs = processor([processor.prompt([("What is in the picture?", None)])], [fastvlm.load_image("cat.jpg")])
-print(processor.decode(model.generate(**inputs)[0]))
+    model = fastvlm.FastVLM.from_pretrained("llava-fastvithd_0.5b_stage3").optimize()
+    processor = fastvlm.FastVLMProcessor.from_pretrained("llava-fastvithd_0.5b_stage3")
+    inputs = processor([processor.prompt([("What is in the picture?", None)])], [fastvlm.load_image("cat.jpg")])
+    print(processor.decode(model.generate(**inputs)[0]))
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from mobileclip.checkpoint import read_state_dict
 from mobileclip.fusion import reparameterize
 from safetensors.torch import save_file
-from tenfold_shared.commands import InputError, require_extra
+from tenfold_shared.commands import InputError
 from tenfold_shared.files import write_json
 from torch import nn
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LICENCE_NOTE = "these look like official FastVLM weights: Apple's licence for research models applies to them."
+LICENCE_NOTE = "these are official FastVLM weights: Apple's licence for research models applies to them."
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_SHARD_BYTES = 4_000_000_000
 
@@ -170,7 +170,7 @@ def load_exactly(module: nn.Module, state: StateDict, *, origin: str) -> None:
     module.load_state_dict(state, assign=True)
 
 
-class quiet_transformers:  # noqa: N801 (used like a function)
+class quiet_transformers:
     """Hold back transformers' progress bars inside the block."""
 
     def __enter__(self) -> None:
@@ -198,10 +198,11 @@ def find_folder(source: str | Path) -> Path:
         return path
     if name.count("/") != 1 or name.startswith((".", "/")) or path.parent.is_dir():
         raise FileNotFoundError(f"no model at {source}; give a folder, or owner/name of the hub.")
-    hub = require_extra("huggingface_hub", "hub", "fastvlm")
+    from huggingface_hub import snapshot_download
+
     try:
         patterns = ["*.json", "*.safetensors", "*.bin", "*.txt", "*.jinja"]
-        return Path(hub.snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
         raise InputError(
             f"cannot get {name!r} from the hub ({type(error).__name__}); "
@@ -231,7 +232,7 @@ def read_parts(folder: Path) -> Parts:
     """
     parts = split({}, config := read_config(folder))  # the layout is judged before gigabytes are read
     parts = split(read_tensors(folder), config)
-    if str(config.get("_name_or_path", "")).lower().startswith(("apple/", "checkpoints/llava-fastvithd")):
+    if "auto_map" in config:  # the authors' folders point to code of theirs, which is never run
         logger.warning("%s: %s", folder.name, LICENCE_NOTE)
     return parts
 

@@ -15,8 +15,8 @@ from fastvlm.model import FastVLM
 from fastvlm.processor import IMAGE, SYSTEM, FastVLMProcessor
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "generation_config.json",
 )  # fmt: skip
 # The template `qwen_2` for transformers' `apply_chat_template`; content is text, or a list of text and images.
 CHAT_TEMPLATE = (

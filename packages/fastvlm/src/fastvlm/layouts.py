@@ -84,7 +84,7 @@ def find_layout(config: dict[str, Any]) -> Layout:
     Raises:
         InputError: It names another one, or none.
     """
-    name = config.get("model_type")
+    name: Any = config.get("model_type")
     if name not in get_args(Layout):
         raise InputError(f"unknown layout: `model_type` is {name!r}; FastVLM comes as {' or '.join(get_args(Layout))}.")
     return name

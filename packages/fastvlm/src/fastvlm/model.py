@@ -116,7 +116,7 @@ class FastVLM(nn.Module):
         parts = checkpoint.read_parts(checkpoint.find_folder(source))
         encoder = checkpoint.build_encoder(parts.encoder, parts.image_size, parts.multi_scale, origin=origin)
         language = checkpoint.build_language_model(parts.language, parts.text_config, origin=origin)
-        hidden = language.get_input_embeddings().weight.shape[1]
+        hidden = int(language.get_input_embeddings().embedding_dim)
         projector = checkpoint.build_projector(parts.projector, encoder.config.out_dim, hidden, origin=origin)
         options: dict[str, Any] = {name: getattr(parts, name) for name in ("image_aspect_ratio", "grid_pinpoints")}
         return cls(encoder, projector, language, **options).to(dtype).eval()

@@ -73,7 +73,7 @@ def _build_timm(name: str, **options: object) -> nn.Module:
 def _build_vit(name: str, size: int) -> nn.Module:
     """A ViT without its last block: LLaVA reads the layer before it (which favours the peer)."""
     model = _build_timm(name, img_size=size)
-    model.blocks = model.blocks[:-1]
+    model.blocks = nn.Sequential(*list(model.blocks.children())[:-1])
     return _Features(model)
 
 

@@ -80,7 +80,7 @@ class Assistant:
         shown = 0
         for token in tokens:
             ids.append(int(token[0]))
-            text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+            text = str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
             if not text.endswith(INCOMPLETE) and len(text) > shown:
                 yield text[shown:]
                 shown = len(text)

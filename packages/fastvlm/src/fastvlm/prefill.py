@@ -1,7 +1,7 @@
 """The language model's share of the time to first token: one pass over image and text tokens, nothing in a cache.
 
-A 7B model in float32 needs 28 GB. Here one decoder layer's tensors serve all layers: the same operations on
-tensors of the same shapes, in 1.3 to 3.2 GB, so that its time can be taken on a small machine. Its answers mean nothing.
+A 7B model in float32 needs 28 GB. Here one decoder layer's tensors serve all layers: the same operations on tensors
+of the same shapes, in 1.3 to 3.2 GB, so that its time can be taken on a small machine. Its answers mean nothing.
 """
 
 from __future__ import annotations

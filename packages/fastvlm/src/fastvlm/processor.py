@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from torch import Tensor
 from fastvlm.checkpoint import find_folder, read_config
 from fastvlm.config import check_resolution
 from fastvlm.layouts import IMAGE_PLACEHOLDER, find_layout, split
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["FastVLMProcessor", "load_image"]
 
@@ -44,7 +41,7 @@ class FastVLMProcessor:
     and their conversation template `qwen_2`.
 
     Args:
-        tokenizer: Of the language model.
+        tokenizer: Of the language model, as transformers loads it; None where only pixels and prompts are wanted.
         image_size: Height and width of a view in pixels.
         image_aspect_ratio: "pad" or "anyres".
         grid_pinpoints: (width, height) of the canvases of "anyres", multiples of `image_size`.
@@ -55,7 +52,7 @@ class FastVLMProcessor:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Any,
         image_size: int = 1024,
         image_aspect_ratio: str = "pad",
         grid_pinpoints: Sequence[tuple[int, int]] = (),
@@ -112,15 +109,15 @@ class FastVLMProcessor:
         )
 
     def prompt(self, rounds: Sequence[tuple[str, str | None]], num_images: int = 1) -> str:
-        """Return a conversation in the template `qwen_2`, up to where the assistant speaks next.
+        r"""Return a conversation in the template `qwen_2`, up to where the assistant speaks next.
 
         Args:
             rounds: (question, answer) pairs; the last answer is None while it is awaited.
             num_images: `<image>` lines put before the first question, unless a question has `<image>` itself.
 
         Example:
-            >>> FastVLMProcessor(None).prompt([("Colour?", None)])[-56:]
-            '<image>\\nColour?<|im_end|>\\n<|im_start|>assistant\\n'
+            >>> FastVLMProcessor(None).prompt([("Colour?", None)])[-48:]
+            '<image>\nColour?<|im_end|>\n<|im_start|>assistant\n'
         """
         if any(IMAGE in question for question, _ in rounds):
             num_images = 0
@@ -141,7 +138,7 @@ class FastVLMProcessor:
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def pixels(self, image: Image.Image) -> Float[Tensor, "views 3 size size"]:
         """Return the pixels of one picture in [0, 1]: one view, or an overview and its tiles.
@@ -193,7 +190,7 @@ def choose_canvas(size: tuple[int, int], canvases: Sequence[tuple[int, int]]) ->
     return max(canvases, key=quality)
 
 
-def _load_tokenizer(folder: Path, layout: str) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path, layout: str) -> Any:
     """Load a tokenizer; transformers does not know the authors' model type, whose tokenizer is Qwen2's."""
     from transformers import AutoTokenizer, Qwen2Tokenizer
 
