@@ -113,7 +113,7 @@ def count_folded_norms() -> int:
 def test_encoders_give_the_tokens_that_are_counted(name):
     spec = ENCODERS[name]
     with torch.device("meta"):
-        tokens = spec.build(spec.view_size)(torch.empty(1, 3, spec.view_size, spec.view_size))
+        tokens = spec.define(spec.view_size)(torch.empty(1, 3, spec.view_size, spec.view_size))
     count = tokens.shape[1] if tokens.ndim == 3 else tokens.shape[2] * tokens.shape[3]
     assert count - (name == "vit_l_14") == spec.num_tokens(spec.view_size)  # CLIP's class token is not passed on
 

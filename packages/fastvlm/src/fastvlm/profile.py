@@ -1,6 +1,6 @@
 """The paper's latency analysis (Sec. 3.2 and 4) as a table: time to first token = image encoder + prefill.
 
-    fastvlm profile --out profile            (two cores: about ten minutes; goes on after a kill with --resume)
+    fastvlm profile --out profile            (two cores: about twenty minutes; goes on after a kill with --resume)
 
 Both terms are measured apart, warm, batch 1, float32: the encoder once per encoder and resolution, the prefill once per
 language model and number of tokens; an image in tiles costs its views one after the other. Measurements are rows of
