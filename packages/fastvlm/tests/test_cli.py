@@ -177,6 +177,11 @@ REFUSED = {
         ["--image", "x.png"],
         "the tokenizer's files in model are missing",
     ),
+    "half a tokenizer": (
+        lambda source, folder: (copy(source, folder), (folder / "model/vocab.json").unlink()),
+        ["--image", "x.png"],
+        "the tokenizer's files in model are missing",
+    ),
     "no tokens wanted": (copy, ["--max-new-tokens", "0"], "`max_new_tokens` (=0) must be at least 1"),
 }
 

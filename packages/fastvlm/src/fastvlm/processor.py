@@ -194,6 +194,10 @@ def _load_tokenizer(folder: Path, layout: str) -> Any:
     """Load a tokenizer; transformers does not know the authors' model type, whose tokenizer is Qwen2's."""
     from transformers import AutoTokenizer, Qwen2Tokenizer
 
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(
+            f"the tokenizer's files in {folder} are missing: neither tokenizer.json nor vocab.json is there."
+        )
     try:
         return (Qwen2Tokenizer if layout == "llava_qwen2" else AutoTokenizer).from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
