@@ -97,7 +97,50 @@ result = subprocess.run([*command, "--pretrained", "weights"], check=True, captu
 assert "a red square" in result.stdout
 """
 
+
+def _fastvlm_round_trip(folder: Path) -> None:
+    from dataclasses import replace
+
+    import fastvlm
+    import torch
+
+    language = replace(fastvlm.PRESETS["fastvlm_0.5b"].language, num_layers=1, vocab_size=64)
+    encoder = fastvlm.EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=128)
+    torch.manual_seed(0)
+    model = fastvlm.FastVLM.from_config(fastvlm.FastVLMConfig(language, encoder))
+    model.save_pretrained(folder)
+    loaded = fastvlm.FastVLM.from_pretrained(folder)
+    assert loaded.encoder.config == replace(encoder, embed_dim=768)
+    expected, state = model.state_dict(), loaded.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+_FASTVLM_ALONE = """
+import subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+import fastvlm, torch
+from PIL import Image
+
+Image.new("RGB", (40, 30), (200, 30, 30)).save("red.png")
+language = replace(fastvlm.PRESETS["fastvlm_0.5b"].language, num_layers=1, vocab_size=64)
+encoder = fastvlm.EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=128)
+model = fastvlm.FastVLM.from_config(fastvlm.FastVLMConfig(language, encoder)).optimize()
+pixels = fastvlm.FastVLMProcessor(None, 128).pixels(fastvlm.load_image("red.png"))
+assert model.generate(torch.tensor([[5, -200, 7]]), pixels, max_new_tokens=3).shape == (1, 3)
+command = [str(Path(sys.executable).with_name("fastvlm")), "presets"]
+assert "fastvlm_7b" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+"""
+
 ROWS = (
+    Row(
+        folder="fastvlm",
+        dist="fastvlm",
+        verbs=("predict", "chat", "convert", "export", "presets", "profile", "benchmark", "reproduce"),
+        round_trip=_fastvlm_round_trip,
+        alone=_FASTVLM_ALONE,
+    ),
     Row(
         folder="mobileclip",
         dist="mobileclip-torch",

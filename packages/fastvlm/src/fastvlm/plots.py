@@ -1,0 +1,118 @@
+"""The figures of the latency analysis, as SVG with real text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+
+from matplotlib import pyplot as plt
+from tenfold_shared.files import atomic_write
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "fastvlm",
+}
+LABELS = {
+    "fastvithd": "FastViTHD",
+    "vit_l_14": "ViT-L/14",
+    "convnext_l": "ConvNeXt-L",
+    "siglip_so400m": "SigLIP-SO400M",
+    "effective_resolution": "resolution (pixels a side)",
+    "accuracy": "accuracy",
+}
+MAX_BARS = 24
+Rows = Sequence[Mapping[str, Any]]
+
+
+def draw_pareto(path: Path, rows: Rows, quality: str) -> None:
+    """Draw `quality` over the time to first token, one panel per language model, the frontier's points ringed.
+
+    Args:
+        path: SVG file to write.
+        rows: Rows of `fastvlm.profile`.
+        quality: Column on the vertical axis.
+    """
+    models = list(dict.fromkeys(row["llm"] for row in rows))
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+    with plt.rc_context(STYLE):
+        size = (2.6 * len(models) + 1.2, 3.2)
+        figure, axes = plt.subplots(1, len(models), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for axis, model in zip(axes[0], models, strict=True):
+            for index, encoder in enumerate(encoders):
+                chosen = [row for row in rows if row["llm"] == model and row["encoder"] == encoder]
+                _scatter(axis, chosen, quality, f"C{index}", LABELS[encoder])
+            axis.set_xscale("log")
+            axis.set_xlabel("time to first token (s)")
+            axis.set_title(model)
+        axes[0][0].set_ylabel(LABELS[quality])
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        title = "Time to first token by encoder, resolution and language model; rings mark the Pareto frontier"
+        _save(figure, path, title, "Scatter plots; hollow markers are images in tiles.")
+
+
+def _scatter(axis: Any, rows: Rows, quality: str, colour: str, label: str) -> None:
+    for tiled, marker in ((False, "o"), (True, "s")):
+        points = [row for row in rows if (row["tiles"] > 1) == tiled]
+        seconds, heights = [row["ttft_ms"] / 1e3 for row in points], [row[quality] for row in points]
+        faces = "none" if tiled else colour
+        shown = None if tiled and any(row["tiles"] == 1 for row in rows) else label
+        axis.scatter(seconds, heights, marker=marker, facecolors=faces, edgecolors=colour, label=shown)
+    front = [row for row in rows if row["pareto"]]
+    ring = {"facecolors": "none", "edgecolors": "grey", "s": 110, "linewidths": 1.0}
+    axis.scatter([row["ttft_ms"] / 1e3 for row in front], [row[quality] for row in front], **ring)
+
+
+def draw_ttft(path: Path, rows: Rows) -> None:
+    """Draw encoder and prefill time as one bar per setting, for the smallest language model.
+
+    Args:
+        path: SVG file to write.
+        rows: Rows of `fastvlm.profile`.
+    """
+    smallest = min(rows, key=lambda row: row["llm_params_b"])["llm"]
+    chosen = sorted((row for row in rows if row["llm"] == smallest), key=lambda row: row["ttft_ms"])[:MAX_BARS]
+    names = [
+        f"{LABELS[row['encoder']]} {row['resolution']}" + (f", {row['tiles']} tiles" if row["tiles"] > 1 else "")
+        for row in chosen
+    ]
+    bars = [(name, row["encoder_ms"] / 1e3, row["prefill_ms"] / 1e3) for name, row in zip(names, chosen, strict=True)]
+    draw_bars(path, bars, f"Time to first token with {smallest}")
+
+
+def draw_bars(path: Path, bars: Sequence[tuple[str, float, float]], title: str) -> None:
+    """Draw (name, encoder seconds, prefill seconds) as stacked bars.
+
+    Args:
+        path: SVG file to write.
+        bars: One entry per setting, top to bottom.
+        title: Caption of the figure.
+    """
+    names = [name for name, _, _ in bars]
+    encoder, prefill = [bar[1] for bar in bars], [bar[2] for bar in bars]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 0.3 * len(bars) + 1.0), layout="constrained")
+        axis.barh(names, encoder, label="image encoder")
+        axis.barh(names, prefill, left=encoder, label="prefill")
+        for row, total in enumerate(a + b for a, b in zip(encoder, prefill, strict=True)):
+            axis.text(total, row, f" {total:.1f}", va="center")
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.set_xlabel("seconds (median)")
+        axis.legend(frameon=False, loc="lower right")
+        _save(figure, path, title, "Stacked bars: image encoder, then prefill of the language model.")
+
+
+def _save(figure: plt.Figure, path: Path, title: str, description: str) -> None:
+    words = {"Title": title, "Description": description, "Date": None}
+    with atomic_write(path) as file:
+        figure.savefig(file, format="svg", transparent=True, metadata=words)
+    plt.close(figure)
