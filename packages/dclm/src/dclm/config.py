@@ -395,7 +395,7 @@ PRESETS: dict[str, Recipe] = {
         "the reproduction of RefinedWeb: curated domains left out, MinHash 93 x 15, runs of 50 tokens",
     ),
     "gopher": Recipe((Extract(), Language(), Gopher(), MinHash()), "Gopher's rules and near-duplicates"),
-    "c4": Recipe((Extract(), C4(), Exact(key="url"), Language(min_probability=0.99)), "C4's rules"),
+    "c4": Recipe((Extract(), C4(), Exact(key="url"), Language()), "C4's rules"),
     "fineweb": Recipe(
         (Extract(), Language(), Gopher(), _FINEWEB_C4, FineWeb(), MinHash(bands=14, rows=8)), "FineWeb's filters"
     ),

@@ -196,7 +196,7 @@ class Words:
         """Split a text."""
         characters = Characters(text)
         starts = characters.boundaries
-        ends = np.r_[starts[1:], len(characters.codes)] if len(starts) else starts
+        ends = np.append(starts[1:], len(characters.codes)) if len(starts) else starts
         tokens = ~characters.flag(SPACE).take(starts) if len(starts) else np.zeros(0, dtype=bool)
         return cls(text, characters, starts[tokens], ends[tokens])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
@@ -11,14 +10,12 @@ from numpy.typing import NDArray
 
 from dclm.config import Gopher, Repetition
 from dclm.document import Document
-from dclm.filters.repetition import covered_characters, most_common, ngram_lengths
+from dclm.filters.repetition import covered_characters, is_among, most_common, ngram_lengths, repeated_grams
 from dclm.words import ALPHA, PUNCTUATION, Hashes, Words, ngram_hashes
 
 __all__ = ["gopher", "gopher_quality", "gopher_repetition"]
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-PARAGRAPHS = re.compile(r"\n{2,}")
-LINES = re.compile(r"\n+")
 
 
 def gopher(documents: Iterable[Document], config: Gopher = Gopher()) -> Iterator[tuple[Document, str | None]]:
@@ -109,8 +106,8 @@ def gopher_repetition(text: str, words: Words, limits: Repetition = Repetition()
     if not text:
         return "gopher_empty"
     for kind, segments, share, characters in (
-        ("paragraph", PARAGRAPHS.split(text.strip()), limits.paragraphs, limits.paragraph_characters),
-        ("line", LINES.split(text), limits.lines, limits.line_characters),
+        ("paragraph", _paragraphs(text.strip()), limits.paragraphs, limits.paragraph_characters),
+        ("line", _lines(text), limits.lines, limits.line_characters),
     ):
         count, length = duplicates(segments)
         if count / len(segments) > share:
@@ -118,6 +115,17 @@ def gopher_repetition(text: str, words: Words, limits: Repetition = Repetition()
         if length / len(text) > characters:
             return f"gopher_repeated_{kind}_characters"
     return _ngram_rules(words.hashes, words.lengths, limits, len(text))
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Split at two or more line breaks."""
+    return [part for raw in text.split("\n\n") if (part := raw.lstrip("\n"))] or [""]
+
+
+def _lines(text: str) -> list[str]:
+    """Split at one or more line breaks; those at the text's ends leave an empty line each."""
+    ends = [""] * (text.startswith("\n") + text.endswith("\n"))
+    return [line for line in text.split("\n") if line] + ends
 
 
 def duplicates(segments: list[str]) -> tuple[int, int]:
@@ -132,7 +140,7 @@ def _ngram_rules(hashes: Hashes, lengths: NDArray[np.int64], limits: Repetition,
         count, common = most_common(grams)
         if not count:
             continue
-        first = int(np.isin(grams, common).argmax())  # of several equally common, the one that comes first
+        first = int(is_among(grams, common).argmax())  # of several equally common, the one that comes first
         spaces = size - 1
         if count * (int(lengths[first : first + size].sum()) + spaces) / total > limit:
             return f"gopher_top_{size}_gram"
@@ -141,24 +149,26 @@ def _ngram_rules(hashes: Hashes, lengths: NDArray[np.int64], limits: Repetition,
         if covered <= limit * total:
             continue
         grams = ngram_hashes(hashes, size)
+        repeated = repeated_grams(grams)
         # An upper bound of the count below, and itself falling with the size.
-        covered = covered_characters(grams, lengths, size)
-        if covered > limit * total and _repeated_characters(grams, lengths, size) / total > limit:
+        covered = covered_characters(repeated, lengths, size)
+        if covered > limit * total and _seen_characters(grams, repeated, lengths, size) / total > limit:
             return f"gopher_repeated_{size}_grams"
     return None
 
 
-def _repeated_characters(grams: Hashes, lengths: NDArray[np.int64], size: int) -> int:
+def _seen_characters(grams: Hashes, repeated: NDArray[np.bool_], lengths: NDArray[np.int64], size: int) -> int:
     """Characters of n-grams that were seen before, read from left to right without overlap."""
+    places = np.flatnonzero(repeated)
+    sizes = ngram_lengths(lengths, size)[places].tolist()
     seen: set[int] = set()
-    sizes = ngram_lengths(lengths, size).tolist()
-    values = grams.tolist()
-    total = at = 0
-    while at < len(values):
-        if values[at] in seen:
-            total += sizes[at]
-            at += size
+    total = free = 0
+    for place, gram, length in zip(places.tolist(), grams[places].tolist(), sizes, strict=True):
+        if place < free:
+            continue
+        if gram in seen:
+            total += length
+            free = place + size
         else:
-            seen.add(values[at])
-            at += 1
+            seen.add(gram)
     return total

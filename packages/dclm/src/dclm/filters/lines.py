@@ -42,7 +42,7 @@ def _line_shares(text: str, flag: np.uint16) -> tuple[NDArray[np.int64], NDArray
     """Return how many characters of each line have a property, and its length."""
     characters = Characters(text)
     ends = np.flatnonzero(characters.codes == LINE_FEED)
-    starts, ends = np.r_[0, ends + 1], np.r_[ends, len(characters.codes)]
+    starts, ends = np.append(0, ends + 1), np.append(ends, len(characters.codes))
     return span_sums(characters.flag(flag), starts, ends), ends - starts
 
 
@@ -72,9 +72,9 @@ def _drop_short(text: str, config: RefinedWeb) -> str:
     """Drop lines of too few words; empty lines stay."""
     characters = Characters(text)
     space = characters.flag(SPACE)
-    word_starts = ~space & np.r_[True, space[:-1]]
+    word_starts = ~space & np.append(True, space[:-1])
     ends = np.flatnonzero(characters.codes == LINE_FEED)
-    starts, ends = np.r_[0, ends + 1], np.r_[ends, len(space)]
+    starts, ends = np.append(0, ends + 1), np.append(ends, len(space))
     return _drop(text, (span_sums(word_starts, starts, ends) < config.min_line_words) & (ends > starts))
 
 

@@ -90,7 +90,7 @@ def count_words(text: str) -> int:
     characters = Characters(text)
     low = np.minimum(characters.codes, 127)
     space = FASTTEXT_SPACE.take(low)
-    starts = ~space & np.r_[True, space[:-1]]
+    starts = ~space & np.append(True, space[:-1])
     return int(np.count_nonzero(starts & characters.flag(ALNUM)))
 
 

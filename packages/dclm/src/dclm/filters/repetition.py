@@ -61,7 +61,7 @@ def _ngram_rules(hashes: Hashes, lengths: NDArray[np.int64], limits: Repetition)
         count, common = most_common(grams)
         if count <= 1:
             break
-        longest = int(ngram_lengths(lengths, size)[np.isin(grams, common)].max())
+        longest = int(ngram_lengths(lengths, size)[is_among(grams, common)].max())
         if count * longest / total > limit:
             return f"top_{size}_gram"
     return _covered_rules(hashes, lengths, limits.ngrams, total)
@@ -75,7 +75,8 @@ def _covered_rules(
     for size, limit in sorted(limits):
         if covered <= limit:
             continue
-        covered = covered_characters(ngram_hashes(hashes, size), lengths, size) / total if total else 0.0
+        repeated = repeated_grams(ngram_hashes(hashes, size))
+        covered = covered_characters(repeated, lengths, size) / max(total, 1)
         if covered > limit:
             return f"repeated_{size}_grams"
     return None
@@ -86,8 +87,8 @@ def most_common(grams: Hashes) -> tuple[int, Hashes]:
     if not len(grams):
         return 0, grams
     ordered = np.sort(grams)
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    counts = np.diff(np.r_[starts, len(ordered)])
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    counts = np.diff(np.append(starts, len(ordered)))
     count = int(counts.max())
     return count, ordered[starts[counts == count]]
 
@@ -98,15 +99,24 @@ def ngram_lengths(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return running[size:] - running[:-size]
 
 
-def covered_characters(grams: Hashes, lengths: NDArray[np.int64], size: int) -> int:
-    """Return the characters of words that lie in an n-gram with more than one occurrence."""
-    if len(grams) < 2:
-        return 0
+def is_among(values: Hashes, keys: Hashes) -> NDArray[np.bool_]:
+    """Return which values are among some sorted keys."""
+    if not len(keys):
+        return np.zeros(len(values), dtype=bool)
+    at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return keys.take(at) == values
+
+
+def repeated_grams(grams: Hashes) -> NDArray[np.bool_]:
+    """Return which n-grams have more than one occurrence."""
     ordered = np.sort(grams)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(again):
+    return is_among(grams, np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+
+
+def covered_characters(starts: NDArray[np.bool_], lengths: NDArray[np.int64], size: int) -> int:
+    """Return the characters of words that lie in an n-gram with more than one occurrence."""
+    if not starts.any():
         return 0
-    starts = np.isin(grams, again).astype(np.int8)
     change = np.zeros(len(lengths) + 1, dtype=np.int64)
     change[: len(starts)] += starts
     change[size : size + len(starts)] -= starts

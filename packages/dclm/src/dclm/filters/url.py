@@ -15,7 +15,9 @@ __all__ = ["url_reason", "without_urls"]
 TAIL = r"[-a-zA-Z0-9()@:%_+.~#?&/=]*"
 IPV4 = re.compile(r"\s{0,10}\b(?:(?:https?|ftp)://)?(?:[0-2]?[0-9]{1,2}\.){3}[0-2]?[0-9]{1,2}" + TAIL)
 MAYBE_IPV4 = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")
-MAYBE_URL = re.compile(r"(\s{0,10})((?<!\S)[^\s.]*+\.\S+)")
+MAYBE_URL = re.compile(r"(?<!\S)[^\s.]*+\.\S+")
+DOT_BEFORE_SMALL_LETTER = re.compile(r"\.[a-z]")
+BLANKS = re.compile(r"\s{1,10}\Z")
 MIN_SOFT_WORDS = 2
 
 
@@ -102,11 +104,10 @@ def _tlds() -> str:
     return trie_pattern(tuple(_data_lines("tlds.txt")))
 
 
-@lru_cache(maxsize=2)
-def _url_pattern(leading_space: bool) -> re.Pattern[str]:
-    space = r"\s{0,10}" if leading_space else ""
+@lru_cache(maxsize=1)
+def _url() -> re.Pattern[str]:
     host = r"(?:(?:https?|ftp)://)?[-a-zA-Z0-9@:%._+~#=]{1,256}\."
-    return re.compile(rf"{space}{host}(?:{_tlds()})\b{TAIL}")
+    return re.compile(rf"{host}(?:{_tlds()})\b{TAIL}")
 
 
 @lru_cache(maxsize=1)
@@ -131,15 +132,20 @@ def without_urls(text: str, *, compat: bool = False) -> str:
         >>> without_urls("See https://example.com/a?b=1 and 10.0.0.1 there")
         'See and there'
     """
-    if not compat:
-        text = MAYBE_URL.sub(_cut_urls, text)
-    elif _starts_with_tld().match(text):
-        text = _url_pattern(True).sub("", text)
+    if not compat or _starts_with_tld().match(text):
+        text = _cut_urls(text)
     return IPV4.sub("", text) if MAYBE_IPV4.search(text) else text
 
 
-def _cut_urls(match: re.Match[str]) -> str:
-    blanks, word = match.groups()
-    rest = _url_pattern(False).sub("", word)
-    starts_with_url = rest != word and _url_pattern(False).match(word)
-    return rest if starts_with_url else blanks + rest
+def _cut_urls(text: str) -> str:
+    """Look for URLs in words with a dot only; a word that starts with one takes the blanks before it along."""
+    pieces, last = [], 0
+    for match in MAYBE_URL.finditer(text):
+        word = match.group()
+        rest = _url().sub("", word) if DOT_BEFORE_SMALL_LETTER.search(word) else word
+        if rest == word:
+            continue
+        before = text[last : match.start()]
+        pieces += [BLANKS.sub("", before) if _url().match(word) else before, rest]
+        last = match.end()
+    return "".join([*pieces, text[last:]]) if pieces else text
