@@ -256,7 +256,8 @@ def test_gopher_counts_from_the_second_occurrence_on():
 
 
 def test_c4_keeps_sentences_and_bad_words_drop(tmp_path):
-    page = "A menu\nThis is a sentence of a page [12].\nThe second sentence is here. And a third one!\nEnable javascript to go on now."
+    page = "A menu\nThis is a sentence of a page [12].\nThe second sentence is here. And a third one!\n"
+    page += "Enable javascript to go on now."
     document = Document(page)
     [(_, reason)] = filters.c4([document])
     assert reason is None

@@ -172,8 +172,10 @@ def test_the_page_is_one_file_that_loads_nothing(serial):
 
 KILLED = """
 import sys
-from dclm import PRESETS, RunOptions, run
-run(sys.argv[2:], PRESETS[sys.argv[1]], out="out", options=RunOptions(quiet=True, resume=True))
+from dclm import Recipe, RunOptions, run
+from dclm.config import Bloom, MinHash, RefinedWeb
+recipe = Recipe((RefinedWeb(), MinHash(), Bloom()))
+run(sys.argv[1:], recipe, out="out", options=RunOptions(quiet=True, resume=True))
 """
 
 
@@ -186,15 +188,13 @@ def test_twenty_kills_give_the_same_bytes(text_shards, tmp_path, digest):
     expected_folder = tmp_path / "expected"
     run(shards, recipe, out=expected_folder, options=QUIET)
     expected = digest(expected_folder / "documents")
-    code = KILLED.replace("PRESETS[sys.argv[1]]", "Recipe((RefinedWeb(), MinHash(), Bloom()))")
-    code = code.replace("from dclm import PRESETS", "from dclm.config import *\nfrom dclm import")
     rng = random.Random(0)
     kills = attempts = 0
     folder = tmp_path / "killed"
     folder.mkdir()
     while kills < 20:
         attempts += 1
-        process = subprocess.Popen([sys.executable, "-c", code, "x", *shards], cwd=folder)
+        process = subprocess.Popen([sys.executable, "-c", KILLED, *shards], cwd=folder)
         begun = folder / "out" / "config.json"
         while not begun.exists() and process.poll() is None:
             time.sleep(0.002)
@@ -209,7 +209,7 @@ def test_twenty_kills_give_the_same_bytes(text_shards, tmp_path, digest):
         for name, value in digest(folder / "out").items():
             if name.startswith("documents/") and "/." not in name:
                 assert expected[name.removeprefix("documents/")] == value
-    done = subprocess.run([sys.executable, "-c", code, "x", *shards], cwd=folder, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, *shards], cwd=folder, check=False)
     assert done.returncode == 0
     final = {name: value for name, value in digest(folder / "out" / "documents").items() if not name.startswith(".")}
     assert final == expected

@@ -25,7 +25,13 @@ BINS = 1 << 16
 
 
 def train_classifier(
-    wanted: Iterable[Document], others: Iterable[Document], *, out: str | Path, seed: int = 0, epochs: int = 5
+    wanted: Iterable[Document],
+    others: Iterable[Document],
+    *,
+    out: str | Path,
+    seed: int = 0,
+    epochs: int = 5,
+    num_buckets: int = 2_000_000,
 ) -> dict[str, Any]:
     """Train the paper's classifier: supervised fastText, word bigrams, all else by default (Sec. 4.4).
 
@@ -38,6 +44,7 @@ def train_classifier(
         out: Model file to write (.bin).
         seed: Of weights and of the order of lines.
         epochs: Passes over the documents.
+        num_buckets: Rows for hashed bigrams, 400 bytes each in RAM and file; fastText's default, as in the paper.
 
     Returns:
         `documents` per label and the model's path.
@@ -56,7 +63,9 @@ def train_classifier(
     with tempfile.TemporaryDirectory() as folder:
         text, model_file = Path(folder, "train.txt"), Path(folder, "model.bin")
         text.write_text("".join(lines), encoding="utf-8")
-        model = fasttext.train_supervised(str(text), wordNgrams=2, epoch=epochs, thread=1, seed=seed, verbose=0)
+        model = fasttext.train_supervised(
+            str(text), wordNgrams=2, epoch=epochs, bucket=num_buckets, thread=1, seed=seed, verbose=0
+        )
         model.save_model(str(model_file))
         with atomic_write(out) as file:
             file.write(model_file.read_bytes())

@@ -194,6 +194,8 @@ class Train:
     """Model file to write."""
     epochs: int = 5
     """Passes over the documents."""
+    num_buckets: int = 2_000_000
+    """Rows for hashed bigrams, 400 bytes each; fewer make a smaller model."""
     seed: int = 0
     """Of weights and order."""
     json: bool = False
@@ -210,7 +212,8 @@ class Train:
         from dclm.storage import find_inputs
 
         kinds = [chain.from_iterable(map(read_documents, find_inputs(paths))) for paths in (self.wanted, self.others)]
-        print_result(train_classifier(*kinds, out=self.out, seed=self.seed, epochs=self.epochs), self.json)
+        made = train_classifier(*kinds, out=self.out, seed=self.seed, epochs=self.epochs, num_buckets=self.num_buckets)
+        print_result(made, self.json)
 
 
 @dataclass(frozen=True)
