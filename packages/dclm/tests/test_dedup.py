@@ -1,5 +1,6 @@
 """Deduplication against naive second implementations, closed forms and the known trap."""
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -43,7 +44,7 @@ def naive_old_both(texts, size, threshold, least):
     for text in texts:
         starts = [0, *[at for at, character in enumerate(text) if character == "\n"], len(text)]
         kept, total, contained = [], 0, 0
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in itertools.pairwise(starts):
             words = split_words(text[start:end])
             grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
             if not grams and len(words) >= least:
@@ -109,7 +110,7 @@ def test_the_trap_of_a_guessed_size_raises_the_alarm(pool_texts):
     """dclm issues 71 and 83: too small an expected count fills the filter, and most text passes for old."""
     documents = [Document(text) for text in dict.fromkeys(pool_texts)]
     count = count_ngrams(documents)
-    with pytest.raises(SaturatedFilterError, match="filter is saturated: .* leave `expected_ngrams` out"):
+    with pytest.raises(SaturatedFilterError, match=r"filter is saturated: .* leave `expected_ngrams` out"):
         list(bloom(documents, Bloom(expected_ngrams=count // 50)))
     counted = [reason for _, reason in bloom([Document(text) for text in dict.fromkeys(pool_texts)])]
     assert 0 < len(counted) - counted.count(None) < 0.2 * len(counted)

@@ -1,6 +1,6 @@
-"""Runs in an environment of its own, with datatrove and without this package: `python peer_datatrove.py JOB DOCUMENTS`.
+"""Runs in an environment of its own, with datatrove, without this package: `python peer_datatrove.py JOB DOCUMENTS`.
 
-DOCUMENTS is a JSON-lines file with `text`, `words` and, per line of the text, `sentences`. The answer is one JSON object
+DOCUMENTS is a JSON-lines file with `text`, `words` and, per line of the text, `sentences`. The answer is a JSON object
 on stdout: CPU seconds of the work alone, and the reason per document (None: kept). Jobs whose name ends in `-given` do
 not split words or sentences themselves but take those in the file.
 """

@@ -71,9 +71,17 @@ def run(
             for step in steps:
                 _run_step(step, execute, options)
         filters = _save_filters(steps, out)
+        _sweep(out)
         _write_statistics(steps, shards, out, filters)
         shutil.rmtree(work)
     return _result(out, options)
+
+
+def _sweep(out: str) -> None:
+    """Remove what a killed attempt left of files it was writing."""
+    if is_local(out):
+        for path in Path(out).rglob(".*.tmp"):
+            path.unlink()
 
 
 def _work_folder(out: str, options: RunOptions) -> Path:
