@@ -60,7 +60,20 @@ def test_dedup(monkeypatch, capsys, texts, tmp_path, method):
 def test_classify_from_training_to_threshold(monkeypatch, capsys, texts, tmp_path):
     first, second = sorted((texts / "documents").iterdir())
     model = tmp_path / "m.bin"
-    arguments = ("classify", "train", "--wanted", first, "--others", second, "--out", model, "--num-buckets", 5000)
+    arguments = (
+        "classify",
+        "train",
+        "--wanted",
+        first,
+        "--others",
+        second,
+        "--out",
+        model,
+        "--num-buckets",
+        5000,
+        "--epochs",
+        40,
+    )
     status, _, err = run(monkeypatch, capsys, *arguments)
     assert status == 0, err
     arguments = ("classify", "score", texts / "documents", "--model", model, "--out", tmp_path / "s", "--quiet")

@@ -16,6 +16,7 @@ from tenfold_shared.files import atomic_write
 
 from dclm.config import Score, Threshold
 from dclm.document import Document
+from dclm.fasttext_child import train
 from dclm.language import load_fasttext
 
 __all__ = ["keep_scored", "score", "scores_of", "share_threshold", "train_classifier"]
@@ -52,8 +53,6 @@ def train_classifier(
     Raises:
         InputError: One of the two kinds is empty.
     """
-    import fasttext
-
     lines = [f"{LABEL}hq {_one_line(document.text)}\n" for document in wanted]
     num_wanted = len(lines)
     lines += [f"{LABEL}cc {_one_line(document.text)}\n" for document in others]
@@ -63,10 +62,7 @@ def train_classifier(
     with tempfile.TemporaryDirectory() as folder:
         text, model_file = Path(folder, "train.txt"), Path(folder, "model.bin")
         text.write_text("".join(lines), encoding="utf-8")
-        model = fasttext.train_supervised(
-            str(text), wordNgrams=2, epoch=epochs, bucket=num_buckets, thread=1, seed=seed, verbose=0
-        )
-        model.save_model(str(model_file))
+        train(text, model_file, num_buckets=num_buckets, epochs=epochs, seed=seed)
         with atomic_write(out) as file:
             file.write(model_file.read_bytes())
     return {"model": str(out), "hq": num_wanted, "cc": len(lines) - num_wanted}

@@ -1,7 +1,6 @@
 """Stages with their thresholds, and recipes made of them: frozen dataclasses, standard library only.
 
-A recipe is a Python value; change one with `dataclasses.replace`, or write a file that defines `RECIPE` and run it with
-`dclm run my_recipe.py`.
+Change a recipe with `dataclasses.replace`, or write a file that defines `RECIPE`: `dclm run my_recipe.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# What `refinedweb.yaml` leaves to curated sources (step 2b).
 CURATED_DOMAINS = (
     "arxiv.org", "askubuntu.com", "stackoverflow.com", "stackapps.com", "stackexchange.com", "mathoverflow.net",
     "exporter.nih.gov", "ncbi.nlm.nih.gov", "github.com", "irclogs.ubuntu.com", "news.ycombinator.com",
