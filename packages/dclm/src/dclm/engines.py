@@ -70,7 +70,9 @@ def open_engine(options: RunOptions) -> Generator[Execute]:
         return
     with ExitStack() as stack:
         if options.engine == "processes":
-            yield lambda function, tasks: _run_in_processes(function, tasks, options.num_workers)
+            pool = _Pool(options.num_workers)
+            stack.callback(pool.close)
+            yield pool.execute
         else:
             ray = stack.enter_context(_ray(options))
             yield lambda function, tasks: _run_on_ray(ray, function, tasks, num_workers=options.num_workers)
@@ -81,24 +83,37 @@ def _run_here(function: Callable[[Any, int], None], tasks: Sequence[Task]) -> It
         yield function(*task)
 
 
-def _run_in_processes(function: Callable[[Any, int], None], tasks: Sequence[Task], num_workers: int) -> Iterator[None]:
-    left = list(tasks)
-    for attempt in range(MAX_RETRIES + 1):
-        try:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(num_workers, max(len(left), 1)), mp_context=context) as pool:
-                futures = {pool.submit(function, *task): task for task in left}
+class _Pool:
+    """Local processes that stay for all phases of a run, and are replaced when one of them is killed."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self.pool = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.num_workers, mp_context=multiprocessing.get_context("spawn"))
+
+    def execute(self, function: Callable[[Any, int], None], tasks: Sequence[Task]) -> Iterator[None]:
+        left = list(tasks)
+        for attempt in range(MAX_RETRIES + 1):
+            try:
+                futures = {self.pool.submit(function, *task): task for task in left}
                 for future in as_completed(futures):
                     future.result()
                     left.remove(futures[future])
                     yield None
-            return
-        except BrokenProcessPool as error:
-            if attempt == MAX_RETRIES:
-                raise RuntimeError(
-                    f"workers were killed {MAX_RETRIES + 1} times (out of memory?); start again with --resume "
-                    "and fewer --num-workers."
-                ) from error
+                return
+            except BrokenProcessPool as error:
+                self.pool.shutdown()
+                self.pool = self._start()
+                if attempt == MAX_RETRIES:
+                    raise RuntimeError(
+                        f"workers were killed {MAX_RETRIES + 1} times (out of memory?); start again with --resume "
+                        "and fewer --num-workers."
+                    ) from error
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
