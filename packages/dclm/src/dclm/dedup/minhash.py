@@ -34,7 +34,7 @@ def bands_and_rows(threshold: float, num_hashes: int) -> tuple[int, int]:
 
     Example:
         >>> bands_and_rows(0.75, 112)
-        (12, 9)
+        (11, 10)
     """
     similarity = (np.arange(STEPS) + 0.5) / STEPS
     below = similarity < threshold

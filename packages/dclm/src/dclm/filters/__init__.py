@@ -2,7 +2,7 @@
 
 from dclm import Document, filters
 
-for document, reason in filters.gopher([Document("too short")]):
+for document, reason in filters.gopher([Document("short")]):
 print(reason)  # gopher_short_document
 """
 

@@ -32,7 +32,7 @@ def gopher(documents: Iterable[Document], config: Gopher = Gopher()) -> Iterator
         Each document with None, or the name of the first rule it failed.
 
     Example:
-        >>> [reason for _, reason in gopher([Document("too short")])]
+        >>> [reason for _, reason in gopher([Document("short")])]
         ['gopher_short_document']
     """
     for document in documents:
