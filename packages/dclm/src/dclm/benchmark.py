@@ -5,6 +5,7 @@
 Each job runs in rounds, ours and the peer's in turn; both count the CPU seconds of one process around the work alone,
 imports and loading of models before. Outputs are compared first: on equal words Gopher's decisions must be datatrove's.
 A row gives median documents per CPU second, the ratio (the peer's seconds over ours, median of rounds) and its spread.
+datatrove runs repetition before quality, as FineWeb does; ours runs the cheaper quality rules first: equal decisions.
 Rows without a peer compare with the bare library, or one process with two.
 """
 

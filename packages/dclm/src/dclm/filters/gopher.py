@@ -19,7 +19,7 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
 def gopher(documents: Iterable[Document], config: Gopher = Gopher()) -> Iterator[tuple[Document, str | None]]:
-    """Apply Gopher's repetition rules, then its quality rules (Rae et al. 2021, Sec. A1.1).
+    """Apply Gopher's quality rules, then its repetition rules, which take longer (Rae et al. 2021, Sec. A1.1).
 
     The definitions are those of datatrove, which FineWeb and others use; `refinedweb` has the paper's own. On equal
     words the decisions are datatrove's, but that we compare n-grams word by word where it compares their letters.
@@ -36,8 +36,8 @@ def gopher(documents: Iterable[Document], config: Gopher = Gopher()) -> Iterator
         ['gopher_short_document']
     """
     for document in documents:
-        reason = gopher_repetition(document.text, document.words, config.repetition)
-        yield document, reason or gopher_quality(document.text, document.words, config)
+        reason = gopher_quality(document.text, document.words, config)
+        yield document, reason or gopher_repetition(document.text, document.words, config.repetition)
 
 
 def gopher_quality(text: str, words: Words, config: Gopher = Gopher()) -> str | None:

@@ -13,6 +13,8 @@ from dclm.words import Hashes, Words, ngram_hashes
 
 __all__ = ["repetition"]
 
+FEW_KEYS = 4  # compared one by one, which is faster than a search
+
 
 def repetition(text: str, words: Words, limits: Repetition = Repetition()) -> str | None:
     """Apply Gopher's repetition rules as the paper's code defines them (massive_web_repetition_filters).
@@ -103,6 +105,8 @@ def is_among(values: Hashes, keys: Hashes) -> NDArray[np.bool_]:
     """Return which values are among some sorted keys."""
     if not len(keys):
         return np.zeros(len(values), dtype=bool)
+    if len(keys) <= FEW_KEYS:
+        return np.logical_or.reduce([values == key for key in keys])
     at = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
     return keys.take(at) == values
 
