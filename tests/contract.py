@@ -133,6 +133,28 @@ command = [str(Path(sys.executable).with_name("fastvlm")), "presets"]
 assert "fastvlm_7b" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 """
 
+
+def _dclm_round_trip(folder: Path) -> None:
+    import dclm
+
+    documents = [dclm.Document("a text\nof two lines", {"id": str(number)}) for number in range(3)]
+    for suffix in ("jsonl.gz", "jsonl.zst", "parquet"):
+        path = str(folder / f"x.{suffix}")
+        assert dclm.write_documents(path, documents) == 3
+        assert [page.to_record() for page in dclm.read_documents(path)] == [page.to_record() for page in documents]
+
+
+_DCLM_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import dclm
+
+made = dclm.run(dclm.sample_pool()[:1], dclm.PRESETS["dclm_baseline"], out="corpus")
+assert made["num_documents"] > 20
+command = [str(Path(sys.executable).with_name("dclm")), "stats", "corpus"]
+assert "02-bloom" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+"""
+
 ROWS = (
     Row(
         folder="fastvlm",
@@ -140,6 +162,24 @@ ROWS = (
         verbs=("predict", "chat", "convert", "export", "presets", "profile", "benchmark", "reproduce"),
         round_trip=_fastvlm_round_trip,
         alone=_FASTVLM_ALONE,
+    ),
+    Row(
+        folder="dclm",
+        dist="dclm",
+        verbs=(
+            "run",
+            "extract",
+            "filter",
+            "dedup",
+            "classify",
+            "decontaminate",
+            "stats",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=_dclm_round_trip,
+        alone=_DCLM_ALONE,
     ),
     Row(
         folder="mobileclip",

@@ -1,0 +1,248 @@
+"""The command `dclm`: run, stats, pool, presets, benchmark, reproduce, and the verbs of `verbs.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+from tenfold_shared.commands import print_result, run_command
+from tenfold_shared.logs import setup_logging
+from tyro.conf import Positional
+
+from dclm.config import PRESETS
+from dclm.verbs import Classify, Common, Decontaminate, Dedup, Extract, Filter, Inputs, Options
+
+if TYPE_CHECKING:
+    from tenfold_shared.claims import ClaimResult
+
+Budget = Literal["smoke", "laptop", "full"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a recipe over WARC, WET, JSON-lines or parquet files.
+
+    For example:
+    dclm run dclm_baseline --out corpus
+
+    dclm run dclm_baseline crawl/*.warc.gz --out corpus --engine processes --keep-removed
+
+    dclm run my_recipe.py s3://bucket/raw --out s3://bucket/clean --work /scratch --engine ray
+    """
+
+    recipe: Positional[str]
+    """A preset (see `dclm presets`), or a Python file that defines RECIPE."""
+    inputs: Inputs = ()
+    """Files, folders or patterns; without any, the sample pool of this package."""
+    seed: int = 0
+    """Of the hash functions of the recipe's stages."""
+    common: Common = Options()
+
+    def run(self) -> None:
+        """Run the recipe."""
+        from dclm.recipes import load_recipe, with_seed
+        from dclm.sample import sample_pool
+
+        self.common.run(self.inputs or sample_pool(), with_seed(load_recipe(self.recipe), self.seed))
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Show what each stage of a finished run removed.
+
+    For example:
+    dclm stats corpus
+
+    dclm stats corpus --json
+    """
+
+    folder: Positional[str]
+    """Output folder of a run; statistics.html in it is the page to look at."""
+    json: bool = False
+    """Print JSON, examples and histograms included."""
+    quiet: bool = False
+    """No effect here: nothing is logged."""
+
+    def run(self) -> None:
+        """Print the statistics."""
+        from dclm.recipes import read_statistics, reason_rows
+
+        statistics = read_statistics(self.folder)
+        print_result(statistics if self.json else reason_rows(statistics), self.json)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Write WARC files of the HTML pages in some folders, such as unpacked documentation packages.
+
+    For example:
+    dclm pool postgresql-doc-15 anarchism --out pool --num-shards 5
+    """
+
+    folders: Positional[tuple[Path, ...]]
+    """Each is one site."""
+    out: Path = Path("pool")
+    """Folder for the WARC files."""
+    num_shards: int = 5
+    """Number of files."""
+    pages_per_folder: int = 2000
+    """Most pages of one folder."""
+    seed: int = 0
+    """Of the draw."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines."""
+
+    def run(self) -> None:
+        """Write the files and print their paths."""
+        from dclm.sample import build_pool
+
+        paths = build_pool(
+            self.folders,
+            self.out,
+            num_shards=self.num_shards,
+            pages_per_folder=self.pages_per_folder,
+            seed=self.seed,
+        )
+        print_result([{"file": str(path), "bytes": path.stat().st_size} for path in paths], self.json)
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the recipes.
+
+    For example:
+    dclm presets
+
+    dclm presets --json
+    """
+
+    json: bool = False
+    """Print JSON with every threshold."""
+    quiet: bool = False
+    """No effect here: nothing is logged."""
+
+    def run(self) -> None:
+        """Print the recipes."""
+        import dataclasses
+
+        if self.json:
+            named = {
+                name: [{"stage": type(stage).__name__, **dataclasses.asdict(stage)} for stage in recipe.stages]
+                for name, recipe in PRESETS.items()
+            }
+            print_result(named, True)
+            return
+        rows = [{"recipe": name, "stages": len(recipe.stages), "note": recipe.note} for name, recipe in PRESETS.items()]
+        print_result(rows, False)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time this package against datatrove on the same documents, in one run.
+
+    For example:
+    dclm benchmark --budget smoke
+
+    dclm benchmark --out bench --json
+    """
+
+    out: Path = Path("dclm-benchmark")
+    """Folder for benchmarks.json."""
+    budget: Budget = "laptop"
+    """How much is measured: smoke (a minute), laptop (about five), full."""
+    seed: int = 0
+    """Seed of the order."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Measure, write benchmarks.json and print the rows."""
+        from tenfold_shared.files import write_json
+
+        from dclm.benchmark import benchmark
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
+        write_json(self.out / "benchmarks.json", rows)
+        columns = ("work", "ours", "peer_name", "peer", "ratio", "spread", "unit")
+        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run what this part can show of the paper at the chosen budget and print the claims with their verdicts.
+
+    For example:
+    dclm reproduce --budget smoke
+
+    dclm reproduce --out dclm-report --json
+    """
+
+    out: Path = Path("dclm-report")
+    """Folder for claims.json and the plots."""
+    budget: Budget = "laptop"
+    """smoke (under 30 s), laptop (under 150 s), full (what results/recorded.json holds)."""
+    seed: int = 0
+    """Seed of hashes and draws."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Measure, write claims.json and print the claims."""
+        from tenfold_shared.claims import write_claims
+
+        from dclm.reproduce import reproduce
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
+        write_claims(self.out / "claims.json", claims)
+        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
+        print_result(rows, self.json)
+
+
+def _claim_row(claim: ClaimResult) -> dict[str, object]:
+    paper = claim.paper_value
+    return {
+        "claim": claim.claim,
+        "paper": "" if paper is None else f"{paper.value:g}",
+        "ours": "" if claim.ours is None else f"{claim.ours.mean:.3g} [{claim.ours.low:.3g}, {claim.ours.high:.3g}]",
+        "verdict": claim.verdict,
+    }
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command(_dispatch)
+
+
+def _dispatch() -> None:
+    commands: dict[str, Any] = {
+        "run": Run,
+        "extract": Extract,
+        "filter": Filter,
+        "dedup": Dedup,
+        "classify": Classify,
+        "decontaminate": Decontaminate,
+        "stats": Stats,
+        "pool": Pool,
+        "presets": Presets,
+        "benchmark": Benchmark,
+        "reproduce": Reproduce,
+    }
+    command = tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="dclm",
+        description="DCLM: from raw pages to a curated, explained corpus. Not affiliated with the authors.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    quiet = command.common.quiet if hasattr(command, "common") else command.quiet
+    setup_logging(quiet=quiet, package="dclm")
+    command.run()
