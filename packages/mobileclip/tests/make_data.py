@@ -53,4 +53,6 @@ def broken():
 
 
 def caption(images, num_captions, seed):
-    return [[f"colour {np.asarray(image).mean():.0f} take {i} of {seed}" for i in range(num_captions)] for image in images]
+    return [
+        [f"colour {np.asarray(image).mean():.0f} take {i} of {seed}" for i in range(num_captions)] for image in images
+    ]

@@ -22,7 +22,8 @@ from typing import IO, Any, Literal
 import numpy as np
 import torch
 from tenfold_shared.commands import InputError
-from tenfold_shared.files import atomic_write
+from tenfold_shared.files import atomic_write, write_json
+from tenfold_shared.progress import progress
 from torch import Tensor
 
 from mobileclip.augment import Parameters
@@ -289,6 +290,33 @@ def validate(folder: str | Path) -> Tally:
             tally.kept -= 1
             tally.drop(getattr(bad, "reason", "unreadable image"), str(bad))
     return tally
+
+
+def join(folder: str | Path, images: str | Path, out: str | Path, *, quiet: bool = False) -> Tally:
+    """Put images and captions into a set that was released without them.
+
+    Args:
+        folder: Shards of the reinforced set.
+        images: Folder of tars with the same names.
+        out: Folder for the joined shards; those of an earlier run are left as they are.
+        quiet: No progress.
+
+    Returns:
+        Samples joined, and those that could not be.
+    """
+    folder, images, out = Path(folder), Path(images), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if config := read_config(folder):
+        write_json(out / "config.json", config)
+    total = Tally()
+    for shard in progress(list_shards(folder), description="join", unit="shards", quiet=quiet):
+        # Shards of DataCompDR-1B lie in numbered sub-folders.
+        name = shard.relative_to(folder) if shard.is_relative_to(folder) and shard != folder else Path(shard.name)
+        record = out / "tallies" / name.with_suffix(".json")
+        if not record.is_file():
+            write_json(record, join_shard(shard, images / name, out / name).to_dict())
+        total.merge(Tally.from_dict(json.loads(record.read_text())))
+    return total
 
 
 def join_shard(shard: Path, images: Path, out: Path) -> Tally:

@@ -114,8 +114,8 @@ def reinforce(
         InputError: The folder holds a set made with other settings, the disk is full, or no sample is good.
 
     Example:
-        >>> import mobileclip
-        >>> config = mobileclip.ReinforceConfig(teachers=("open_clip:ViT-L-14@openai",), num_augmentations=10)
+        >>> from mobileclip.reinforce import ReinforceConfig
+        >>> config = ReinforceConfig(teachers=("open_clip:ViT-L-14@openai",), num_augmentations=10)
         >>> config.to_dict()["num_samples"]
         10
     """

@@ -233,8 +233,8 @@ def train(
         InputError: The folder holds another run, or data and configuration do not fit.
 
     Example:
-        >>> import mobileclip
-        >>> mobileclip.TRAIN_PRESETS["datacompdr1b_s0"].batch_size
+        >>> from mobileclip.config import TRAIN_PRESETS
+        >>> TRAIN_PRESETS["datacompdr1b_s0"].batch_size
         65536
     """
     out, processes = Path(out), Processes.from_environment(options.device)
