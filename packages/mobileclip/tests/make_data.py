@@ -28,7 +28,7 @@ class Colours:
         return pixels.unflatten(1, (4, 4)).mean((2, 3)).flatten(1)[:, : self.width] + torch.arange(self.width)
 
     def embed_texts(self, texts):
-        return torch.tensor([[text.count(letter) + 1.0 for letter in "abcdefgh"[: self.width]] for text in texts])
+        return torch.tensor([[text.count(letter) + 1.0 for letter in "012ctkea"[: self.width]] for text in texts])
 
 
 def colours():

@@ -65,7 +65,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reinforced(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reinforced") / "dr"
-    tally = reinforce(source / "csv", folder, CONFIG)
+    tally = reinforce(source / "csv/data.csv", folder, CONFIG)
     assert (tally.kept, dict(tally.dropped)) == (12, {})
     return folder
 
@@ -102,7 +102,7 @@ def test_bf16_is_read_with_weights_only(source, reinforced, tmp_path):
     import webdataset
 
     config = ReinforceConfig(**{**vars(CONFIG), "storage": "bf16"})
-    reinforce(source / "csv", tmp_path / "dr", config)
+    reinforce(source / "csv/data.csv", tmp_path / "dr", config)
     shards = sorted(str(path) for path in (tmp_path / "dr").glob("*.tar"))
     for row in webdataset.WebDataset(shards, shardshuffle=False):
         loaded = torch.load(io.BytesIO(gzip.decompress(row["pth.gz"])), weights_only=True)
@@ -144,7 +144,7 @@ def test_sources_give_equal_samples(source, reinforced, tmp_path, form):
 
 
 def test_another_seed_draws_other_augmentations(source, reinforced, tmp_path):
-    reinforce(source / "csv", tmp_path / "dr", ReinforceConfig(**{**vars(CONFIG), "seed": 1}))
+    reinforce(source / "csv/data.csv", tmp_path / "dr", ReinforceConfig(**{**vars(CONFIG), "seed": 1}))
     first, second = read_all(reinforced), read_all(tmp_path / "dr")
     assert all(first[uid].augmentations != second[uid].augmentations for uid in first)
 
@@ -169,34 +169,28 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 def test_twenty_kills_change_nothing(source, tmp_path):
-    """Killed (-9) at 20 seeded moments after the first byte was written, resumed each time: the same bytes."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(source / "csv", whole), check=True, env=ENVIRONMENT, capture_output=True)
-    moments, kills = random.Random(0), 0
-    log = []
-    for _ in range(60):
-        before = len(list(killed.glob("tallies/*.json")))
-        process = subprocess.Popen(
-            command(source / "csv", killed, "--resume"), env=ENVIRONMENT, stdout=subprocess.DEVNULL
-        )
-        while process.poll() is None and not any(killed.glob("**/.*.tmp")) and _count(killed) <= before:
-            time.sleep(0.0005)
-        time.sleep(moments.uniform(0, 0.004))
-        if process.poll() is None and kills < 20:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-            log.append((_count(killed), sum(path.stat().st_size for path in killed.rglob("*") if path.is_file())))
-            if _count(killed) >= 9 and kills < 20:
-                # Few shards are left: take some away, as if they had never been written.
-                for path in sorted(killed.glob("tallies/*.json"))[2:]:
-                    path.unlink()
-        if process.wait() == 0:
-            break
-    subprocess.run(command(source / "csv", killed, "--resume"), check=True, env=ENVIRONMENT, capture_output=True)
+    """Killed (-9) at 20 seeded moments, in the middle of a shard or right after one; resumed each time: equal bytes."""
+    rows = ["uid,caption,path", *(f"v{i:04d},caption {i},{i % 12}.png" for i in range(60))]
+    (source / "csv/more.csv").write_text("\n".join(rows))
+    whole, killed, moments, log = tmp_path / "whole", tmp_path / "killed", random.Random(0), []
+    subprocess.run(command(source / "csv/more.csv", whole), check=True, env=ENVIRONMENT, capture_output=True)
+    for kill in range(20):
+        goal = _count(killed) + kill % 4
+        line = command(source / "csv/more.csv", killed, "--resume")
+        process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        while process.poll() is None and (_count(killed) < goal or not any(killed.glob(".*.tar.*.tmp"))):
+            time.sleep(0.0002)
+        time.sleep(moments.uniform(0, 0.003))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        log.append((_count(killed), sum(path.stat().st_size for path in killed.rglob("*") if path.is_file())))
+    subprocess.run(
+        command(source / "csv/more.csv", killed, "--resume"), check=True, env=ENVIRONMENT, capture_output=True
+    )
     print("shards and bytes at each kill:", log)
-    assert kills == 20
+    assert len({count for count, _ in log}) > 10
     assert digest(killed) == digest(whole)
 
 
@@ -207,7 +201,7 @@ def _count(folder):
 @pytest.mark.slow
 def test_workers_change_nothing(source, tmp_path):
     for workers in (1, 2):
-        line = command(source / "csv", tmp_path / str(workers), "--workers", workers)
+        line = command(source / "csv/data.csv", tmp_path / str(workers), "--workers", workers)
         subprocess.run(line, check=True, env=ENVIRONMENT, capture_output=True)
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
@@ -220,7 +214,7 @@ def test_going_on_writes_only_what_is_missing(source, reinforced, tmp_path):
     (tmp_path / "dr/tallies/00000001.json").unlink()
     (tmp_path / "dr/.00000001.tar.abcd.tmp").write_bytes(b"torn")
     kept = (tmp_path / "dr/00000000.tar").stat().st_mtime_ns
-    reinforce(source / "csv", tmp_path / "dr", CONFIG)
+    reinforce(source / "csv/data.csv", tmp_path / "dr", CONFIG)
     assert (tmp_path / "dr/00000000.tar").stat().st_mtime_ns == kept
     assert digest(tmp_path / "dr") == digest(reinforced)
 
@@ -256,7 +250,7 @@ def strip(folder, out):
                     {
                         k: v
                         for k, v in row.items()
-                        if k not in ("png", "txt") and not k.startswith("__") or k == "__key__"
+                        if (k not in ("png", "txt") and not k.startswith("__")) or k == "__key__"
                     }
                 )
 
@@ -327,7 +321,7 @@ def test_a_pickle_is_not_run(reinforced, tmp_path):
     buffer = io.BytesIO()
     torch.save({"image_emb": Hostile(), "text_emb": 0}, buffer)
     members = {k: v for k, v in encode(stored).items() if k != "npz"} | {"pth.gz": gzip.compress(buffer.getvalue())}
-    with pytest.raises(BadSample, match="cannot be|UnpicklingError"):
+    with pytest.raises(BadSample, match=r"cannot be|UnpicklingError"):
         decode(stored.uid, members)
     assert not (tmp_path / "hacked").exists()
 
@@ -370,7 +364,8 @@ def test_libraries_models_are_teachers(tmp_path):
     model.save_pretrained(tmp_path)
     vocabulary = Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
     merges = gzip.open(vocabulary, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
-    tokens = open_clip.SimpleTokenizer().encoder
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    tokens = {names.get(key, key): value for key, value in open_clip.SimpleTokenizer().encoder.items()}
     (tmp_path / "vocab.json").write_text(json.dumps(tokens))
     (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path)

@@ -231,7 +231,9 @@ def _members(path: Path, tally: Tally) -> Iterator[tarfile.TarInfo]:
         return
     with open(path, "rb") as file:
         file.seek(expected)
-        if file.read().strip(b"\0"):
+        tail = file.read()
+        # A whole archive ends in two blocks of zeros.
+        if len(tail) < 2 * TAR_BLOCK or tail.strip(b"\0"):
             _drop_damaged(path, expected, tally)
 
 
