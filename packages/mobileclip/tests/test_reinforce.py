@@ -71,7 +71,7 @@ def reinforced(source, tmp_path_factory):
 
 
 def read_all(folder):
-    return {sample.uid: sample for sample, _ in read_set(folder, Tally())}
+    return {stored.uid: stored for stored, _ in read_set(folder, Tally())}
 
 
 def digest(folder):
@@ -108,9 +108,9 @@ def test_bf16_is_read_with_weights_only(source, reinforced, tmp_path):
         loaded = torch.load(io.BytesIO(gzip.decompress(row["pth.gz"])), weights_only=True)
         assert {value.dtype for value in loaded.values()} == {torch.bfloat16}
     full, half = read_all(reinforced), read_all(tmp_path / "dr")
-    for uid, sample in full.items():
-        assert torch.equal(half[uid].image_emb, sample.image_emb.bfloat16().float())
-        assert half[uid].augmentations == sample.augmentations
+    for uid, stored in full.items():
+        assert torch.equal(half[uid].image_emb, stored.image_emb.bfloat16().float())
+        assert half[uid].augmentations == stored.augmentations
 
 
 def test_embeddings_are_the_teachers_on_the_replayed_pictures(reinforced):
@@ -270,7 +270,7 @@ def test_join_puts_images_back(reinforced, source, tmp_path):
     tally = join(tmp_path / "released", tmp_path / "images", tmp_path / "joined")
     assert (tally.kept, dict(tally.dropped)) == (11, {"image not joined": 1})
     assert "u0007" in tally.first["image not joined"]
-    joined = {sample.uid: members for sample, members in read_set(tmp_path / "joined", Tally())}
+    joined = {stored.uid: members for stored, members in read_set(tmp_path / "joined", Tally())}
     assert set(joined) == {f"u{i:04d}" for i in range(12)} - {"u0007"}
     assert all(members["png"] == make_data.picture(int(uid[1:])) for uid, members in joined.items())
     before = digest(tmp_path / "joined")

@@ -212,29 +212,29 @@ def scan_tar(path: Path, tally: Tally) -> list[TarSample]:
 
 def _members(path: Path, tally: Tally) -> Iterator[tarfile.TarInfo]:
     """Yield whole members; holes between them and a torn end are counted as damage."""
-    size = path.stat().st_size
-    expected = 0
-    try:
-        with tarfile.open(path, "r:", ignore_zeros=True) as archive:
-            for member in archive:
-                end = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-                # Extended headers (long names) come before the member's own and belong to it.
-                if member.offset > expected:
-                    _drop_damaged(path, expected, tally)
-                if member.offset_data + member.size > size:
-                    _drop_damaged(path, member.offset, tally)
-                    return
-                yield member
-                expected = end
-    except tarfile.TarError:
-        _drop_damaged(path, expected, tally)
-        return
+    size, start, expected = path.stat().st_size, 0, 0
     with open(path, "rb") as file:
+        while start < size:
+            file.seek(start)
+            try:
+                with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as archive:
+                    for member in archive:
+                        if member.offset > expected:
+                            _drop_damaged(path, expected, tally)
+                        if member.offset_data + member.size > size:
+                            _drop_damaged(path, member.offset, tally)
+                            return
+                        yield member
+                        expected = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
+                break
+            except tarfile.TarError:
+                # What `tarfile` cannot step over: look for the next header a block further on.
+                start = max(start, expected) + TAR_BLOCK
         file.seek(expected)
         tail = file.read()
-        # A whole archive ends in two blocks of zeros.
-        if len(tail) < 2 * TAR_BLOCK or tail.strip(b"\0"):
-            _drop_damaged(path, expected, tally)
+    # A whole archive ends in two blocks of zeros.
+    if len(tail) < 2 * TAR_BLOCK or tail.strip(b"\0"):
+        _drop_damaged(path, expected, tally)
 
 
 def _drop_damaged(path: Path, offset: int, tally: Tally) -> None:

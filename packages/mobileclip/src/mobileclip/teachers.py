@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Callable, Sequence
@@ -211,14 +212,16 @@ def load_captioner(name: str, device: str = "cpu") -> Captioner:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function named "module:function".
+    """Return the function named "module:function", or "module:function@argument" with its first argument bound.
 
     Raises:
         InputError: There is no such module or function.
     """
-    module, _, function = name.partition(":")
+    module, _, rest = name.partition(":")
+    function, at, argument = rest.partition("@")
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
+        return functools.partial(found, argument) if at else found
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"no function {name!r} ({error}); give module:function, importable from here.") from error
 
