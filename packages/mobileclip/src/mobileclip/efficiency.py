@@ -55,6 +55,7 @@ MINIMUM_EFFECT = math.log10(2)
 NUM_VOCABULARY = 2048
 CONTEXT = 16
 BATCH = 64
+TEACHER_DIMS = ((24, 48, 96, 192), (32, 64, 128, 256))
 PLAIN, STRONG, SYNTHETIC, REINFORCED = (
     "plain",
     "+ strong augmentation",
@@ -78,6 +79,7 @@ class Plan:
     teacher_steps: int
     num_evaluations: int
     arms: tuple[str, ...]
+    num_augmentations: int = 10
     tune: bool = False
 
 
@@ -108,8 +110,8 @@ ARMS: dict[str, Arm] = {
 }
 CONTROLS = (PLAIN, STRONG, SYNTHETIC)
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan(1, 4, 4, 2, (PLAIN, REINFORCED)),
-    "laptop": Plan(2, 24, 40, 3, (PLAIN, REINFORCED)),
+    "smoke": Plan(1, 3, 3, 2, (PLAIN, REINFORCED), num_augmentations=1),
+    "laptop": Plan(2, 24, 40, 3, (PLAIN, REINFORCED), num_augmentations=2),
     "full": Plan(5, 1500, 3000, 10, tuple(ARMS), tune=True),
 }
 
@@ -166,7 +168,7 @@ class World:
         if not (folder / "model.safetensors").exists():
             start = time.perf_counter()
             model = MobileCLIPConfig(
-                image=MCiConfig(depths=(1, 2, 2 + number, 1), dims=(24, 48, 96, 128 + 32 * number), image_size=64),
+                image=MCiConfig(depths=(1, 2, 2 + number, 1), dims=TEACHER_DIMS[number], image_size=64),
                 text=TextConfig(num_layers=2, dim=96, num_heads=4, context_length=CONTEXT),
                 embed_dim=96,
             )
@@ -198,7 +200,9 @@ class World:
             return self.source(kind)  # type: ignore[arg-type]
         numbers = {"first teacher": (0,), "second teacher": (1,)}.get(kind, (0, 1))
         teachers = tuple(self.teacher(number, limited=kind == "limited teachers") for number in numbers)
-        config = ReinforceConfig(teachers, self.tagger, augment=AugmentConfig(image_size=64), samples_per_shard=100)
+        config = ReinforceConfig(
+            teachers, self.tagger, num_augmentations=self.plan.num_augmentations, augment=AugmentConfig(image_size=64)
+        )
         out = self.folder / kind.replace(" ", "-")
         start = time.perf_counter()
         reinforce(self.source("noisy"), out, config, quiet=True)

@@ -118,10 +118,17 @@ class ShardedSamples:
         self.tally.kept += 1
         return True
 
+    def key(self, index: int) -> str:
+        """Return the key of sample `index`."""
+        return self._find(index)[1].key
+
+    def _find(self, index: int) -> tuple[int, TarSample]:
+        shard = int(np.searchsorted(np.cumsum(self.sizes), index, side="right"))
+        return shard, self._samples[shard][index - int(self.sizes[:shard].sum())]
+
     def read(self, index: int) -> dict[str, bytes]:
         """Return the members of sample `index` by extension, its key as `__key__`."""
-        shard = int(np.searchsorted(np.cumsum(self.sizes), index, side="right"))
-        found = self._samples[shard][index - int(self.sizes[:shard].sum())]
+        shard, found = self._find(index)
         with open(self.shards[shard], "rb") as file:
             return {"__key__": found.key.encode(), **read_members(found, file)}
 
