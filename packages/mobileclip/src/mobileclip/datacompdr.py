@@ -343,10 +343,10 @@ def join_shard(shard: Path, images: Path, out: Path) -> Tally:
 
 def write_tar(target: IO[bytes], samples: Iterable[tuple[str, dict[str, bytes]]]) -> None:
     """Write samples (key, content by extension) as a webdataset tar; equal samples give equal bytes."""
-    import webdataset
+    from webdataset.writer import TarWriter
 
     # The writer closes what it is given; the caller's file has yet to be synced and renamed.
-    with webdataset.TarWriter(_KeptOpen(target), encoder=False, mtime=0, user="", group="") as writer:
+    with TarWriter(_KeptOpen(target), encoder=False, mtime=0, user="", group="") as writer:
         for key, members in samples:
             writer.write({"__key__": key, **members})
 

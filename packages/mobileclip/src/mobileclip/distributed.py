@@ -77,8 +77,8 @@ class _AllGather(torch.autograd.Function):
         return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        total = gradient.contiguous().clone()
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.num_rows
         return total[start : start + ctx.num_rows]

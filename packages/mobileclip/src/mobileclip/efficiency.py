@@ -20,42 +20,32 @@ note. Rows with the teachers' compute count teacher training and reinforcement a
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from tenfold_shared.claims import ClaimResult, PaperValue
+from tenfold_shared.files import atomic_write
 from tenfold_shared.progress import progress
-from torch import Tensor
 
-from mobileclip.augment import AugmentConfig, to_pixels
-from mobileclip.checkpoint import save_pretrained
-from mobileclip.config import MCiConfig, MobileCLIPConfig, TextConfig, TrainConfig
+from mobileclip.augment import to_pixels
 from mobileclip.data import decode_image
-from mobileclip.datacompdr import read_config, write_tar
-from mobileclip.factory import Tokenizer
-from mobileclip.loader import ShardedSamples, StepDataset, Tokenize
+from mobileclip.datacompdr import read_config
+from mobileclip.efficiency_world import BATCH, STUDENT, World, plain_config
+from mobileclip.loader import Tokenize
 from mobileclip.model import MobileCLIP
-from mobileclip.openmoji_data import Icon, Splits, noisy_captions, read_icons, split_icons
-from mobileclip.reinforce import ReinforceConfig, reinforce
-from mobileclip.tagger import train_tagger
+from mobileclip.openmoji_data import Icon
 from mobileclip.train import Trainer
 
 Budget = Literal["smoke", "laptop", "full"]
 LEARNING_RATES = (5e-4, 1e-3, 2e-3)
 TUNING_SEED = 1000
 MINIMUM_EFFECT = math.log10(2)
-NUM_VOCABULARY = 2048
-CONTEXT = 16
-BATCH = 64
-TEACHER_DIMS = ((24, 48, 96, 192), (32, 64, 128, 256))
 PLAIN, STRONG, SYNTHETIC, REINFORCED = (
     "plain",
     "+ strong augmentation",
@@ -63,11 +53,6 @@ PLAIN, STRONG, SYNTHETIC, REINFORCED = (
     "+ ensemble distillation",
 )
 PAPER = PaperValue(10.0, "10x-1000x improved learning efficiency", "abstract", "A")
-STUDENT = MobileCLIPConfig(
-    image=MCiConfig(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), image_size=64),
-    text=TextConfig(num_layers=2, dim=64, num_heads=2, vocab_size=NUM_VOCABULARY, context_length=CONTEXT),
-    embed_dim=64,
-)
 
 
 @dataclass(frozen=True)
@@ -116,125 +101,6 @@ PLANS: dict[Budget, Plan] = {
 }
 
 
-class CompactTokenizer:
-    """CLIP's tokens renumbered to those that occur in some captions; all others share one number.
-
-    Args:
-        captions: What the student may see in training.
-    """
-
-    def __init__(self, captions: Sequence[str]) -> None:
-        self._tokenizer = Tokenizer(CONTEXT)
-        counts = torch.bincount(self._tokenizer(list(captions)).flatten(), minlength=49408)
-        counts[[0, 49406, 49407]] = 0
-        kept = counts.argsort(descending=True, stable=True)[: NUM_VOCABULARY - 4]
-        self._number = torch.full((49408,), 1)  # unknown
-        self._number[kept[counts[kept] > 0]] = torch.arange(2, 2 + int((counts[kept] > 0).sum()))
-        # Zero pads, and the end token keeps the largest number: it is found by that.
-        self._number[[0, 49406, 49407]] = torch.tensor([0, NUM_VOCABULARY - 2, NUM_VOCABULARY - 1])
-
-    def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        """Return token ids [n, 16]."""
-        return self._number[self._tokenizer(texts)]
-
-
-class World:
-    """Data, teachers and reinforced sets of one budget, made once in a folder and found again there.
-
-    Args:
-        folder: Where they are kept.
-        plan: How long teachers train.
-    """
-
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
-        self.splits: Splits = split_icons(read_icons())
-        self.teacher_seconds = 0.0
-
-    @cached_property
-    def tokenize(self) -> CompactTokenizer:
-        """The student's tokens: those of the pool's words."""
-        return CompactTokenizer([" ".join((icon.annotation, *icon.tags)) for icon in self.splits.pool])
-
-    def source(self, kind: Literal["noisy", "oracle", "pool"]) -> Path:
-        """Return shards of the quarter with noisy or metadata captions, or of the whole pool with noisy ones."""
-        icons = self.splits.pool if kind == "pool" else self.splits.quarter
-        captions = [icon.annotation for icon in icons] if kind == "oracle" else noisy_captions(icons)
-        return _write_once(self.folder / kind, icons, captions)
-
-    def teacher(self, number: int, *, limited: bool = False) -> str:
-        """Return the folder of a trained teacher; two differ in width, depth and seed."""
-        folder = self.folder / f"teacher-{number}{'-limited' if limited else ''}"
-        if not (folder / "model.safetensors").exists():
-            start = time.perf_counter()
-            model = MobileCLIPConfig(
-                image=MCiConfig(depths=(1, 2, 2 + number, 1), dims=TEACHER_DIMS[number], image_size=64),
-                text=TextConfig(num_layers=2, dim=96, num_heads=4, context_length=CONTEXT),
-                embed_dim=96,
-            )
-            config = _plain(model, self.plan.teacher_steps, seed=500 + number, augmentation="strong")
-            trainer, dataset = (
-                Trainer(config),
-                self._dataset("noisy" if limited else "pool", config, Tokenizer(CONTEXT)),
-            )
-            for step in range(config.num_steps):
-                trainer.train_step(dataset[step], ())
-            save_pretrained(trainer.ema or trainer.model, folder)
-            self.teacher_seconds += time.perf_counter() - start
-        return str(folder)
-
-    @cached_property
-    def tagger(self) -> str:
-        """The captioner, trained on the pool without the quarter."""
-        folder = self.folder / "tagger"
-        if not (folder / "tagger.pt").exists():
-            rest = self.splits.rest
-            images = [decode_image(icon.image, icon.uid) for icon in rest]
-            words = [[word for tag in icon.tags for word in tag.split()] for icon in rest]
-            train_tagger(images, words, folder, num_steps=self.plan.teacher_steps, seed=7)
-        return f"mobileclip.tagger:caption@{folder}"
-
-    def data(self, kind: str) -> Path:
-        """Return the shards an arm trains on, made at first use."""
-        if kind in ("noisy", "oracle", "pool"):
-            return self.source(kind)  # type: ignore[arg-type]
-        numbers = {"first teacher": (0,), "second teacher": (1,)}.get(kind, (0, 1))
-        teachers = tuple(self.teacher(number, limited=kind == "limited teachers") for number in numbers)
-        config = ReinforceConfig(
-            teachers, self.tagger, num_augmentations=self.plan.num_augmentations, augment=AugmentConfig(image_size=64)
-        )
-        out = self.folder / kind.replace(" ", "-")
-        start = time.perf_counter()
-        reinforce(self.source("noisy"), out, config, quiet=True)
-        self.teacher_seconds += time.perf_counter() - start
-        return out
-
-    def _dataset(self, kind: str, config: TrainConfig, tokenize: Tokenize) -> StepDataset:
-        return StepDataset(ShardedSamples(self.data(kind)), config, tokenize)
-
-    def run(self, arm: str, seed: int, rate: float, icons: Sequence[Icon]) -> Curve:
-        """Train a student and measure it on the way.
-
-        Args:
-            arm: Key of `ARMS`.
-            seed: Of weights, order and choices.
-            rate: Learning rate.
-            icons: What is retrieved.
-        """
-        chosen, start = ARMS[arm], time.perf_counter()
-        config = _plain(STUDENT, self.plan.num_steps, seed=seed, learning_rate=rate, **chosen.changes)
-        dataset, trainer = self._dataset(chosen.data, config, self.tokenize), Trainer(config)
-        dims = tuple(read_config(self.data(chosen.data)).get("teacher_dims", ()))
-        steps = evaluation_steps(self.plan)
-        ranks = []
-        for step in range(config.num_steps):
-            trainer.train_step(dataset[step], dims)
-            if step + 1 in steps:
-                ranks.append(reciprocal_ranks(trainer.ema or trainer.model, icons, self.tokenize))
-        seconds = (time.perf_counter() - start) / (config.num_steps * BATCH)
-        return Curve(np.array([step * BATCH for step in steps]), np.stack(ranks), seconds)
-
-
 @dataclass(frozen=True)
 class Curve:
     """Retrieval along a run.
@@ -254,20 +120,52 @@ class Curve:
         """Mean reciprocal rank at each evaluation."""
         return self.ranks.mean(1)
 
+    def save(self, path: Path) -> None:
+        """Write the curve, whole or not at all."""
+        with atomic_write(path) as file:
+            np.savez(file, samples=self.samples, ranks=self.ranks, seconds=self.seconds_per_sample)
 
-def _plain(model: MobileCLIPConfig, num_steps: int, **changes: Any) -> TrainConfig:
-    """Return plain CLIP training with a constant rate, so that a run can be read at any step."""
-    config = TrainConfig(
-        model, batch_size=BATCH, num_steps=num_steps, warmup_steps=min(50, num_steps // 2), constant_steps=num_steps,
-        distill_weight=0.0, synthetic=False, augmentation="crop", ema_decay=0.95, precision="fp32",
-    )  # fmt: skip
-    return dataclasses.replace(config, **changes)
+    @classmethod
+    def load(cls, path: Path) -> Curve:
+        """Read what `save` wrote."""
+        with np.load(path) as arrays:
+            return cls(arrays["samples"], arrays["ranks"], float(arrays["seconds"]))
 
 
-def evaluation_steps(plan: Plan) -> list[int]:
+def run_arm(world: World, arm: str, *, seed: int, rate: float, icons: Sequence[Icon]) -> Curve:
+    """Train a student and measure it on the way; a run that is there already is read.
+
+    Args:
+        world: Data and teachers.
+        arm: Key of `ARMS`.
+        seed: Of weights, order and choices.
+        rate: Learning rate.
+        icons: What is retrieved.
+    """
+    plan = PLANS[world.budget]
+    path = world.folder / "curves" / f"{arm} {seed} {rate:g}.npz"
+    if path.exists():
+        return Curve.load(path)
+    chosen, start = ARMS[arm], time.perf_counter()
+    config = plain_config(STUDENT, plan.num_steps, seed=seed, learning_rate=rate, **chosen.changes)
+    dataset, trainer = world.dataset(chosen.data, config, world.tokenize), Trainer(config)
+    dims = tuple(read_config(world.data(chosen.data)).get("teacher_dims", ()))
+    steps = evaluation_steps(plan.num_steps, plan.num_evaluations)
+    ranks = []
+    for step in range(config.num_steps):
+        trainer.train_step(dataset[step], dims)
+        if step + 1 in steps:
+            ranks.append(reciprocal_ranks(trainer.ema or trainer.model, icons, world.tokenize))
+    seconds = (time.perf_counter() - start) / (config.num_steps * BATCH)
+    curve = Curve(np.array([step * BATCH for step in steps]), np.stack(ranks), seconds)
+    curve.save(path)
+    return curve
+
+
+def evaluation_steps(num_steps: int, num_evaluations: int) -> list[int]:
     """Return steps evenly spaced on a log scale, the last one the end of training."""
-    first = max(1, plan.num_steps // 50)
-    return sorted({round(step) for step in np.geomspace(first, plan.num_steps, plan.num_evaluations)})
+    first = max(1, num_steps // 50)
+    return sorted({round(step) for step in np.geomspace(first, num_steps, num_evaluations)})
 
 
 @torch.inference_mode()
@@ -344,14 +242,16 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     from mobileclip import plots
 
     plan, start = PLANS[budget], time.perf_counter()
-    world = World(out / "efficiency" / budget, plan)
+    world = World(
+        out / "efficiency" / budget, budget, teacher_steps=plan.teacher_steps, num_augmentations=plan.num_augmentations
+    )
     curves: dict[str, list[Curve]] = {arm: [] for arm in plan.arms}
     total = len(plan.arms) * (plan.seeds + (len(LEARNING_RATES) if plan.tune else 0))
     with progress(total=total, description="efficiency", unit="runs") as bar:
         for arm in plan.arms:
             rate = _tune(world, arm, bar.update) if plan.tune else LEARNING_RATES[1]
             for number in range(plan.seeds):
-                curves[arm].append(world.run(arm, seed + number, rate, world.splits.test))
+                curves[arm].append(run_arm(world, arm, seed=seed + number, rate=rate, icons=world.splits.test))
                 bar.update(1)
     plots.draw_efficiency(
         out / "efficiency.svg", {arm: (runs[0].samples, [r.mrr for r in runs]) for arm, runs in curves.items()}
@@ -362,9 +262,9 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     )
     controls = [PLAIN] if strongest == PLAIN else [PLAIN, strongest]
     return [
-        _judge(name, curves, world.teacher_seconds * counted, budget=budget, seconds=seconds)
+        _judge(name, curves, world.teacher_seconds if counted else 0.0, budget=budget, seconds=seconds)
         for name in controls
-        for counted in (0, 1)
+        for counted in (False, True)
     ]
 
 
@@ -372,7 +272,7 @@ def _tune(world: World, arm: str, update: Any) -> float:
     """Return the learning rate with the best validation MRR at the end, by one run each with a seed of its own."""
     best = {}
     for rate in LEARNING_RATES:
-        best[rate] = world.run(arm, TUNING_SEED, rate, world.splits.validation).mrr[-1]
+        best[rate] = run_arm(world, arm, seed=TUNING_SEED, rate=rate, icons=world.splits.validation).mrr[-1]
         update(1)
     return max(best, key=lambda rate: best[rate])
 
@@ -415,15 +315,3 @@ def _with_compute(control: Curve, ours: Curve, teacher_seconds: float) -> float:
     needed, _ = samples_to_reach(target, control.samples, control.mrr)
     taken = needed / 10**ratio
     return math.log10(needed * control.seconds_per_sample / (taken * ours.seconds_per_sample + teacher_seconds))
-
-
-def _write_once(folder: Path, icons: Sequence[Icon], captions: Sequence[str]) -> Path:
-    """Write icons with captions as one shard, unless it is there."""
-    from tenfold_shared.files import atomic_write
-
-    path = folder / "00000000.tar"
-    if not path.exists():
-        with atomic_write(path) as file:
-            pairs = zip(icons, captions, strict=True)
-            write_tar(file, ((icon.uid, {"png": icon.image, "txt": text.encode()}) for icon, text in pairs))
-    return folder
