@@ -100,7 +100,20 @@ ROWS = (
     Row(
         folder="mobileclip",
         dist="mobileclip-torch",
-        verbs=("classify", "embed", "presets", "benchmark", "reproduce"),
+        verbs=(
+            "classify",
+            "embed",
+            "search",
+            "reinforce",
+            "validate",
+            "join",
+            "train",
+            "evaluate",
+            "export",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),  # fmt: skip
         round_trip=_mobileclip_round_trip,
         alone=_MOBILECLIP_ALONE,
     ),

@@ -194,9 +194,9 @@ def samples_to_reach(target: float, samples: np.ndarray, mrr: np.ndarray) -> tup
     if not len(above):
         return float(samples[-1]), False
     at = int(above[0])
-    if at == 0:
-        return float(samples[0]), True
-    share = (target - mrr[at - 1]) / (mrr[at] - mrr[at - 1])
+    share = 1.0 if at == 0 else (target - mrr[at - 1]) / (mrr[at] - mrr[at - 1])
+    if share == 1:  # without the rounding of a logarithm and back, which would be a difference of its own
+        return float(samples[at]), True
     low, high = np.log(samples[at - 1]), np.log(samples[at])
     return float(np.exp(low + share * (high - low))), True
 
