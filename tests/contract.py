@@ -113,7 +113,7 @@ ROWS = (
             "presets",
             "benchmark",
             "reproduce",
-        ),  # fmt: skip
+        ),
         round_trip=_mobileclip_round_trip,
         alone=_MOBILECLIP_ALONE,
     ),
