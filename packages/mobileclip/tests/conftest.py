@@ -1,7 +1,11 @@
 """Settings before anything heavy is imported, and what several test files need."""
 
 import os
+import sys
+from pathlib import Path
 
+# `make_data` holds teachers, which users too give as an importable module:function.
+sys.path.insert(0, str(Path(__file__).parent))
 os.environ.update(JAX_PLATFORMS="cpu", HF_HUB_OFFLINE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,5 +1,7 @@
 """Image encoders side by side in one run: ours, timm's, open_clip's ViT-B/16, eager and through ONNX Runtime.
 
+Rows of the data side (loaders, reinforcement, search) follow; they are made in `benchmark_data`.
+
     mobileclip benchmark --budget laptop        (two cores, about five minutes)
 
 Every function gets the same pixels, float32, on the CPU. Rounds run each function once, in random order; a row gives
@@ -23,6 +25,7 @@ from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
 from torch import Tensor, nn
 
+from mobileclip.benchmark_data import data_rows
 from mobileclip.checkpoint import to_official_names
 from mobileclip.config import PRESETS
 from mobileclip.fusion import reparameterize
@@ -55,7 +58,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
-    """Time image encoders and return one row per comparison.
+    """Time image encoders and the data side and return one row per comparison.
 
     Args:
         out: Existing folder; only temporary files are written to it.
@@ -64,7 +67,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
 
     Returns:
         Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; `ours` and
-        `peer` are median milliseconds per batch, `ratio` is how many times faster ours is.
+        `peer` are median milliseconds per batch (rates on the data side, by `unit`), `ratio` is how many times faster
+        ours is.
 
     Raises:
         RuntimeError: An output differs from the one it must equal.
@@ -83,7 +87,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
                     for batch, rounds in settings:
                         seconds, digest = _time(contenders, batch, rounds, lambda index: bar.update(1))
                         rows += _rows(model, batch, threads, seconds, digest)
-    return rows
+    return [*rows, *data_rows(out, budget=budget, seed=seed)]
 
 
 @dataclass(frozen=True)

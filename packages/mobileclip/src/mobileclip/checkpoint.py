@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -212,6 +213,21 @@ def read_state_dict(path: str | Path) -> StateDict:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds no state dict (tensors by name).")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def read_training_state(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint (plain values and tensors) without running code from it.
+
+    Raises:
+        InputError: The file is damaged or something else.
+    """
+    try:
+        state = _load_tensors(path)
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged or not a checkpoint: {error}") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise InputError(f"{path} is not a checkpoint of `mobileclip train`.")
+    return state
 
 
 def _load_tensors(path: Path) -> object:

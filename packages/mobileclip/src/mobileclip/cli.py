@@ -1,8 +1,8 @@
-"""The command `mobileclip`: classify, embed, export, presets, benchmark, reproduce."""
+"""The command `mobileclip`; commands on data sets and on training are in `cli_data` and `cli_train`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +11,10 @@ from tenfold_shared.commands import InputError, print_result, run_command
 from tenfold_shared.logs import setup_logging
 from tyro.conf import Positional, arg
 
-from mobileclip.config import PRESETS
+from mobileclip.cli_data import Join, Reinforce, Validate
+from mobileclip.cli_model import ModelName, ModelOptions
+from mobileclip.cli_train import Evaluate, Search, Train
+from mobileclip.config import PRESETS, TRAIN_PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,31 +23,7 @@ if TYPE_CHECKING:
 
     from mobileclip.predict import Pipeline
 
-ModelName = Literal["mobileclip_s0", "mobileclip_s1", "mobileclip_s2", "mobileclip_b", "mobileclip_blt"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Budget = Literal["smoke", "laptop", "full"]
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which model runs, with which weights, on what."""
-
-    model: ModelName | None = None
-    """Name of the model; by default what the folder given as --pretrained says, else mobileclip_s2."""
-    pretrained: str | None = None
-    """Weights: an official .pt file, a folder, or hf-hub:owner/name. Without it the weights are random."""
-    backend: Literal["torch", "onnx"] = "torch"
-    """Run with torch, or with ONNX Runtime from a folder of `mobileclip export` given as --pretrained (CPU)."""
-    device: Device = "auto"
-    """Where torch runs; auto takes a GPU when there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of weights and pixels (torch only; bf16 and fp16 are for GPUs)."""
-
-    def load(self) -> Pipeline:
-        """Load model, preprocessing and tokenizer."""
-        from mobileclip.runtime import load_pipeline
-
-        return load_pipeline(self.model, self.pretrained, self.backend, self.device, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -65,7 +44,7 @@ class Classify:
     """Prompts with {} where the label goes; several are averaged."""
     top: int = 5
     """Classes shown per picture."""
-    options: Annotated[ModelOptions, arg(name="")] = ModelOptions()
+    options: Annotated[ModelOptions, arg(name="")] = field(default_factory=ModelOptions)
     json: bool = False
     """Print JSON instead of a table."""
     quiet: bool = False
@@ -107,7 +86,7 @@ class Embed:
     """Captions, instead of pictures."""
     out: Path = Path("embeddings.npz")
     """File to write."""
-    options: Annotated[ModelOptions, arg(name="")] = ModelOptions()
+    options: Annotated[ModelOptions, arg(name="")] = field(default_factory=ModelOptions)
     json: bool = False
     """Print JSON instead of a table."""
     quiet: bool = False
@@ -139,18 +118,21 @@ class Embed:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the image and the text half as ONNX files and check that they compute what the model computes.
+    """Write the image and the text half as files of their own and check that they compute what the model computes.
 
     For example:
 
         mobileclip export --out s2-onnx --pretrained mobileclip_s2.pt
+        mobileclip export --out s2-pt2 --format torch-export --pretrained mobileclip_s2.pt
         mobileclip classify cat.jpg --labels cat,dog --backend onnx --pretrained s2-onnx
     """
 
     out: Path
-    """Folder to write: image.onnx, text.onnx, config.json."""
-    model: ModelName = "mobileclip_s2"
-    """Name of the model."""
+    """Folder to write: image and text (.onnx or .pt2), config.json."""
+    format: Literal["onnx", "torch-export"] = "onnx"
+    """ONNX for ONNX Runtime and others, or programs of torch.export."""
+    model: ModelName | None = None
+    """Name of the model; by default what the folder given as --pretrained says, else mobileclip_s2."""
     pretrained: str | None = None
     """Weights: an official .pt file, a folder, or hf-hub:owner/name. Without it the weights are random."""
     json: bool = False
@@ -160,13 +142,15 @@ class Export:
 
     def run(self) -> None:
         """Export and print the distances of the self-check."""
-        from mobileclip.factory import create_model_and_transforms
         from mobileclip.onnx_backend import export_onnx
+        from mobileclip.runtime import load_model
+        from mobileclip.torch_export import export_torch
 
-        model, _, _ = create_model_and_transforms(self.model, self.pretrained)
-        distances = export_onnx(model, self.out)
+        model = load_model(self.model, self.pretrained)
+        export, suffix = (export_onnx, "onnx") if self.format == "onnx" else (export_torch, "pt2")
         rows = [
-            {"file": str(self.out / f"{half}.onnx"), "relative_distance": value} for half, value in distances.items()
+            {"file": str(self.out / f"{half}.{suffix}"), "relative_distance": value}
+            for half, value in export(model, self.out).items()
         ]
         print_result(rows, self.json)
 
@@ -181,6 +165,8 @@ class Presets:
         mobileclip presets --json
     """
 
+    training: bool = False
+    """List the presets of `mobileclip train` instead."""
     json: bool = False
     """Print JSON with every hyper-parameter instead of a table."""
     quiet: bool = False
@@ -188,6 +174,9 @@ class Presets:
 
     def run(self) -> None:
         """Print the presets."""
+        if self.training:
+            self._print_training()
+            return
         if self.json:
             print_result({name: config.to_dict() for name, config in PRESETS.items()}, True)
             return
@@ -203,6 +192,14 @@ class Presets:
             for name, config in PRESETS.items()
         ]
         print_result(rows, False)
+
+    def _print_training(self) -> None:
+        names = ("batch_size", "num_steps", "learning_rate", "warmup_steps", "distill_weight", "precision")
+        if self.json:
+            print_result({name: config.to_dict() for name, config in TRAIN_PRESETS.items()}, True)
+        else:
+            rows = [{"preset": key} | {n: getattr(c, n) for n in names} for key, c in TRAIN_PRESETS.items()]
+            print_result(rows, False)
 
 
 @dataclass(frozen=True)
@@ -297,6 +294,12 @@ def main() -> None:
     commands = {
         "classify": Classify,
         "embed": Embed,
+        "search": Search,
+        "reinforce": Reinforce,
+        "validate": Validate,
+        "join": Join,
+        "train": Train,
+        "evaluate": Evaluate,
         "export": Export,
         "presets": Presets,
         "benchmark": Benchmark,
@@ -305,7 +308,7 @@ def main() -> None:
     run_command(lambda: _dispatch(commands))
 
 
-def _dispatch(commands: dict[str, Callable[..., Any]]) -> None:
+def _dispatch(commands: dict[str, Callable[..., Any]]) -> int | None:
     command = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="mobileclip",
@@ -313,4 +316,4 @@ def _dispatch(commands: dict[str, Callable[..., Any]]) -> None:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     setup_logging(quiet=command.quiet, package="mobileclip")
-    command.run()
+    return command.run()

@@ -65,7 +65,7 @@ def export_onnx(model: MobileCLIP, folder: str | Path) -> dict[str, float]:
 def _export_half(model: MobileCLIP, half: str, folder: Path) -> float:
     """Export one encoder and return its distance to the eager outputs on random inputs."""
     encoder: nn.Module = model.image_encoder if half == "image" else model.text_encoder
-    example = _example_input(model.config, half)
+    example = example_input(model.config, half)
     path = folder / f"{half}.onnx"
     export_module(encoder, example, path)
     with torch.inference_mode():
@@ -107,7 +107,8 @@ def export_module(module: nn.Module, example: Tensor, path: Path) -> None:
         )
 
 
-def _example_input(config: MobileCLIPConfig, half: str) -> Tensor:
+def example_input(config: MobileCLIPConfig, half: str) -> Tensor:
+    """Return two random inputs of one half, by which an export is traced and checked."""
     generator = torch.Generator().manual_seed(0)
     if half == "image":
         size = config.image.image_size

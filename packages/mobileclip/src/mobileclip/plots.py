@@ -1,8 +1,8 @@
-"""The two figures of the latency experiment, as SVG with real text."""
+"""The figures of the experiments, as SVG with real text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -80,3 +80,24 @@ def _save(figure: plt.Figure, path: Path, title: str, description: str) -> None:
         words = {"Title": title, "Description": description, "Date": None}
         figure.savefig(file, format="svg", transparent=True, metadata=words)
     plt.close(figure)
+
+
+def draw_efficiency(path: Path, curves: Mapping[str, tuple[np.ndarray, Sequence[np.ndarray]]]) -> None:
+    """Draw retrieval over samples seen, one line per arm: the mean over seeds with its range.
+
+    Args:
+        path: SVG file to write.
+        curves: Arm -> samples at each evaluation, and MRR of every seed.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
+        for number, (arm, (samples, runs)) in enumerate(curves.items()):
+            values, colour = np.stack(runs), plt.get_cmap("tab20")(number)
+            axis.plot(samples, values.mean(0), marker="o", markersize=3, color=colour, label=arm)
+            axis.fill_between(samples, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        axis.set_xscale("log")
+        axis.set_xlabel("samples seen")
+        axis.set_ylabel("text-to-image MRR, unseen concepts")
+        axis.legend(frameon=False, fontsize=8, ncols=2)
+        description = "One line per arm with the range over seeds: retrieval rises with the samples seen."
+        _save(figure, path, "Learning efficiency", description)

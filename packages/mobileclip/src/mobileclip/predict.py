@@ -59,8 +59,12 @@ class Pipeline:
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "n embed_dim"]:
         """Return unit-length embeddings of pictures."""
-        pixels = torch.stack([self.preprocess(image) for image in images]).to(self.device)
-        return self.model.encode_image(pixels, normalize=True).cpu()
+        return self.embed_pixels([self.preprocess(image) for image in images])
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: Sequence[Tensor]) -> Float[Tensor, "n embed_dim"]:
+        """Return unit-length embeddings of pictures that `preprocess` has already turned into pixels [3, h, w]."""
+        return self.model.encode_image(torch.stack(list(pixels)).to(self.device), normalize=True).cpu()
 
     def embed_files(self, paths: Sequence[str | Path]) -> Iterator[Float[Tensor, "n embed_dim"]]:
         """Yield unit-length embeddings of picture files, one batch after the other.

@@ -10,7 +10,7 @@ from tenfold_shared.commands import InputError
 
 from mobileclip.checkpoint import from_pretrained
 from mobileclip.factory import Tokenizer, create_model_and_transforms
-from mobileclip.model import optimize_for_inference
+from mobileclip.model import MobileCLIP, optimize_for_inference
 from mobileclip.predict import Pipeline
 from mobileclip.preprocess import Preprocess
 
@@ -41,14 +41,24 @@ def load_pipeline(
     if backend == "onnx":
         return _onnx_pipeline(pretrained)
     device, dtype = resolve_device(device), DTYPES[precision]
-    if name is None and pretrained is not None and (Path(pretrained) / "config.json").is_file():
-        model = from_pretrained(pretrained)
-    else:
-        model, _, _ = create_model_and_transforms(name or DEFAULT_MODEL, pretrained, reparameterize=False)
+    model = load_model(name, pretrained)
     preprocess = Preprocess(model.config.image.image_size)
     tokenizer = Tokenizer(model.config.text.context_length)
     fast = optimize_for_inference(model).to(device=device, dtype=dtype)
     return Pipeline(fast, lambda image: preprocess(image).to(dtype), tokenizer, device)
+
+
+def load_model(name: str | None, pretrained: str | None) -> MobileCLIP:
+    """Load a model by name, or as a folder of `save_pretrained` describes itself; S2 where neither says.
+
+    Args:
+        name: A key of `PRESETS`, or None.
+        pretrained: See `create_model_and_transforms`.
+    """
+    if name is None and pretrained is not None and (Path(pretrained) / "config.json").is_file():
+        return from_pretrained(pretrained)
+    model, _, _ = create_model_and_transforms(name or DEFAULT_MODEL, pretrained, reparameterize=False)
+    return model
 
 
 def _onnx_pipeline(folder: str | None) -> Pipeline:

@@ -1,0 +1,156 @@
+"""The learning-efficiency experiment: splits, captions, and judgement on curves made up for the purpose."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from mobileclip import efficiency as experiment
+from mobileclip.efficiency import ARMS, CONTROLS, PLAIN, PLANS, REINFORCED, Curve
+from mobileclip.efficiency_world import NUM_VOCABULARY, STUDENT, CompactTokenizer, plain_config
+from mobileclip.model import MobileCLIP
+from mobileclip.openmoji_data import noisy_captions, read_icons, split_icons
+from mobileclip.tagger import _load as load_tagger
+from mobileclip.tagger import caption, train_tagger
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return split_icons(read_icons())
+
+
+def test_no_concept_is_in_two_splits(splits):
+    concepts = [
+        {icon.concept for icon in part} for part in (splits.quarter, splits.rest, splits.validation, splits.test)
+    ]
+    assert sum(map(len, concepts)) == len(set().union(*concepts))
+    assert splits.pool == splits.quarter + splits.rest
+    assert len(concepts[3]) == len(splits.test) == 600
+    assert 0.24 < len(splits.quarter) / len(splits.pool) < 0.27
+
+
+@pytest.mark.parametrize(("words", "least"), [("flag", 250), ("clock face", 20)])
+def test_families_of_variants_stay_together(splits, words, least):
+    assert Counter(icon.concept for icon in splits.pool)[words] >= least
+
+
+def test_gender_variants_are_one_concept():
+    concepts = {icon.annotation: icon.concept for icon in read_icons()}
+    assert concepts["man shrugging"] == concepts["woman shrugging"] == concepts["person shrugging"]
+
+
+def test_a_fifth_of_the_captions_is_swapped(splits):
+    captions = noisy_captions(splits.pool)
+    wrong = [text not in (icon.tags or (icon.annotation,)) for icon, text in zip(splits.pool, captions, strict=True)]
+    assert 0.15 < np.mean(wrong) <= 0.2
+    assert captions == noisy_captions(splits.pool)
+
+
+def test_the_student_has_about_half_a_million_parameters():
+    with torch.device("meta"):
+        assert 500_000 < sum(p.numel() for p in MobileCLIP(STUDENT).parameters()) < 1_000_000
+
+
+def test_compact_tokens_keep_the_end_largest():
+    tokenize = CompactTokenizer(["a red dog", "a blue dog"])
+    ids = tokenize(["a red dog", "a zebra"])
+    assert ids.max(dim=1).values.tolist() == [NUM_VOCABULARY - 1] * 2
+    assert ids[0, :5].argmax() == 4 and 1 not in ids[0] and 1 in ids[1]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_valid_configuration(arm):
+    config = plain_config(STUDENT, 100, seed=0, **ARMS[arm].changes)
+    assert (config.distill_weight > 0) == (arm not in (*CONTROLS, "lambda 0", "metadata captions (oracle)"))
+
+
+def test_the_full_plan_has_all_arms_and_five_seeds():
+    assert set(PLANS["full"].arms) == set(ARMS) and PLANS["full"].seeds >= 5 and PLANS["full"].tune
+
+
+SAMPLES = np.array([100, 1_000, 10_000])
+
+
+def test_samples_are_interpolated_on_a_log_scale():
+    found = experiment.samples_to_reach(0.2, SAMPLES, np.array([0.1, 0.3, 0.4]))
+    assert found == (pytest.approx(10**2.5), True)
+    assert experiment.samples_to_reach(0.5, SAMPLES, np.array([0.1, 0.3, 0.4])) == (10_000, False)
+    assert experiment.samples_to_reach(0.05, SAMPLES, np.array([0.1, 0.3, 0.4])) == (100, True)
+
+
+def curve(seed, gain=1.0, items=50):
+    noise = np.random.default_rng(seed).uniform(0.9, 1.1, (3, items))
+    return Curve(SAMPLES, gain * np.array([0.01, 0.03, 0.1])[:, None] * noise, 1e-3)
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(5.0, "shown"), (0.5, "not shown")])
+def test_the_verdict_follows_from_the_curves(gain, verdict):
+    """A student below the plain one everywhere needs at least as many samples: a bound, never a gain."""
+    curves = {PLAIN: [curve(i) for i in range(5)], REINFORCED: [curve(i + 10, gain) for i in range(5)]}
+    claim = experiment._judge(PLAIN, curves, 0.0, budget="full", seconds=1.0)
+    assert claim.verdict == verdict
+    assert ("Not reached in 5 of 5 runs" in claim.note) == (gain < 1)
+
+
+def test_equal_arms_show_nothing():
+    shown = 0
+    for trial in range(20):
+        curves = {
+            name: [curve(100 * trial + 10 * k + i) for i in range(5)] for k, name in enumerate((PLAIN, REINFORCED))
+        }
+        shown += experiment._judge(PLAIN, curves, 0.0, budget="full", seconds=1.0).verdict == "shown"
+    assert shown == 0
+
+
+def test_counting_the_teachers_compute_costs():
+    pair = curve(0), curve(1, 5.0)
+    free, _ = experiment.log_ratio(*pair)
+    assert experiment._with_compute(*pair, 0.0) == pytest.approx(free)
+    assert experiment._with_compute(*pair, 100.0) < free - 1
+
+
+def test_the_bootstrap_covers_the_difference():
+    curves = [curve(i) for i in range(5)], [curve(i + 10, 5.0) for i in range(5)]
+    low, high = experiment.bootstrap(*curves, draws=100)
+    assert low <= experiment.log_ratio(curves[0][0], curves[1][0])[0] + 0.1 and low < high and low > 0
+
+
+def test_curves_are_kept(tmp_path):
+    first = curve(0)
+    first.save(tmp_path / "a.npz")
+    again = Curve.load(tmp_path / "a.npz")
+    assert np.array_equal(again.ranks, first.ranks) and again.seconds_per_sample == first.seconds_per_sample
+
+
+def test_ranks_count_ties_against_the_student(splits):
+    class Collapsed:
+        training = False
+
+        def eval(self):
+            return self
+
+        def train(self, mode):
+            return self
+
+        def encode_image(self, pixels, normalize):
+            return torch.ones(len(pixels), 4) / 2
+
+        def encode_text(self, text, normalize):
+            return torch.ones(len(text), 4) / 2
+
+    ranks = experiment.reciprocal_ranks(Collapsed(), splits.test[:20], lambda texts: torch.zeros(len(texts), 4))
+    assert ranks.tolist() == pytest.approx([1 / 20] * 20)
+
+
+@pytest.mark.slow
+def test_the_captioner_says_what_it_sees(tmp_path):
+    from PIL import Image
+
+    colours = ["red", "green", "blue", "yellow"]
+    images = [Image.new("RGB", (64, 64), name) for name in colours * 8]
+    tags = [[name, "square", "plain"] for name in colours * 8]
+    train_tagger(images, tags, tmp_path, num_steps=60, seed=0)
+    assert set(load_tagger(str(tmp_path)).words) == {*colours, "square", "plain"}
+    said = caption(str(tmp_path), images[:4], 2, 0)
+    assert said == caption(str(tmp_path), images[:4], 2, 0)
+    assert all(name in text for name, texts in zip(colours, said, strict=True) for text in texts)
