@@ -37,7 +37,7 @@ class Row:
     """What the contract needs to know of a package.
 
     Attributes:
-        folder: Name of its folder in `packages/`; also its command's name and its import name.
+        folder: Name of its folder in `packages/`, and its import name; its command has dashes for underscores.
         dist: Name of its distribution.
         verbs: Verbs of its command.
         round_trip: Saves something small into the folder it is given, loads it, and asserts equality.
@@ -54,6 +54,11 @@ class Row:
     def module(self) -> str:
         """Name to import."""
         return self.folder.replace("-", "_")
+
+    @property
+    def command(self) -> str:
+        """Name of its command."""
+        return self.folder.replace("_", "-")
 
     def source(self, root: Path = ROOT) -> Path:
         """Folder of its import package."""
@@ -140,7 +145,7 @@ def project_problems(row: Row, root: Path = ROOT) -> list[str]:
     project = content["project"]
     expected = {
         "name": (project["name"], row.dist),
-        "scripts": (project.get("scripts"), {row.folder: f"{row.module}.cli:main"}),
+        "scripts": (project.get("scripts"), {row.command: f"{row.module}.cli:main"}),
         "license": (project.get("license"), "MIT"),
         "requires-python": (project["requires-python"], ">=3.11"),
     }
