@@ -212,9 +212,11 @@ class TokenStore:
 
         Returns:
             `input_ids` and `labels` int64 [rows, length], labels being the next token (-100 where there is none);
-            with packed or padded tails also `segments` [rows, length], equal within a document.
+            where tails were packed or padded (the shortest bucket) also `segments` [rows, length], equal within a
+            document.
         """
-        return gather_rows(self.tokens, self.bucket(length), rows, ragged=self.config.tail != "drop")
+        ragged = self.config.tail != "drop" and length == self.config.min_length
+        return gather_rows(self.tokens, self.bucket(length), rows, ragged=ragged)
 
 
 def gather_rows(
@@ -223,7 +225,9 @@ def gather_rows(
     """Gather rows of a bucket out of flat tokens; see `TokenStore.rows`."""
     if not ragged:  # one whole piece per row: row i is piece i
         starts = bucket.pieces[rows, 1]
-        block = tokens[starts[:, None] + np.arange(bucket.length + 1)].astype(np.int64)
+        block = np.empty((len(rows), bucket.length + 1), dtype=np.int64)
+        for target, start in zip(block, starts.tolist(), strict=True):
+            target[:] = tokens[start : start + bucket.length + 1]
         return {"input_ids": block[:, :-1], "labels": block[:, 1:]}
     block = np.zeros((len(rows), bucket.length + 1), dtype=np.int64)
     segments = np.full(block.shape, -1, dtype=np.int64)

@@ -53,7 +53,8 @@ def tokenize(
 
     Args:
         source: Files and folders (JSON lines, plain or .gz or .zst; parquet; webdataset .tar; .txt; .npy of ids); or
-            an iterable of rows, such as a data set of the `datasets` library, map-style or streaming.
+            an iterable of rows with the field `key`, such as a data set of the `datasets` library, map-style or
+            streaming. Strings in a list are paths.
         out: Folder of the store.
         tokenizer: "bytes", a `tokenizer.json`, a folder or hub name, or a `TokenizerSpec`. Its own end-of-text token
             closes every document. Rows that are token ids already are taken as they are.
@@ -71,7 +72,7 @@ def tokenize(
 
     Example:
         >>> import tempfile
-        >>> store = tokenize(["one text", "another"], tempfile.mkdtemp())
+        >>> store = tokenize([{"text": "one text"}, {"text": "another"}], tempfile.mkdtemp())
         >>> store.lengths.tolist()
         [9, 8]
     """
@@ -92,22 +93,17 @@ def _identify(source: Sequence[str | Path] | Iterable[Any]) -> tuple[list[Any], 
     """Return what to read one after the other, and what identifies it."""
     if isinstance(source, str | Path):
         source = [source]
-    paths = isinstance(source, list | tuple) and bool(source) and all(_is_path(item) for item in source)
-    if not paths:
+    if not (isinstance(source, list | tuple) and source and all(isinstance(item, str | Path) for item in source)):
         return [source], [["iterable", 0]]
     files = find_files(source)
     return list(files), [[str(path), path.stat().st_size] for path in files]
-
-
-def _is_path(item: Any) -> bool:
-    """Whether an item of a list is a path; a list of texts is an iterable of documents."""
-    return isinstance(item, Path) or (isinstance(item, str) and len(item) < 4096 and os.path.exists(item))
 
 
 def _open_finished(out: Path, settings: dict[str, Any]) -> TokenStore:
     store = TokenStore(out)
     if store.manifest["tokenizer"].get("settings") != settings:
         raise InputError(f"{out} already holds a store of other inputs or another tokenizer; choose another --out.")
+    _remove_journal(out)
     logger.info("%s is finished already: %d documents", out, store.manifest["documents"])
     return store
 
@@ -265,6 +261,10 @@ def _finish(
         "settings": settings,
     }
     store = finish_store(out, lengths, record, _dtype(loaded), empty=position.empty)
-    for name in (PARTIAL, LENGTHS, JOURNAL):
-        (out / name).unlink()
+    _remove_journal(out)
     return store
+
+
+def _remove_journal(out: Path) -> None:
+    for name in (PARTIAL, LENGTHS, JOURNAL):
+        (out / name).unlink(missing_ok=True)
