@@ -102,11 +102,11 @@ def test_a_finished_store_is_opened_and_another_corpus_is_refused(corpus, tmp_pa
 
 
 KILLS = """
-import os, random, sys, time
+import json, os, random, sys, time
 from pathlib import Path
 from dataset_decomposition import tokenization, decomposition, store, readers, tokenizers
 
-tokenization.SYNC_TOKENS, tokenization.BLOCK_DOCUMENTS = 3000, 4
+tokenization.SYNC_TOKENS, tokenization.BLOCK_DOCUMENTS = 500, 2
 corpus, whole, killed = map(Path, sys.argv[1:])
 
 def work(out):
@@ -124,13 +124,13 @@ for _ in range(20):
     if pid == 0:
         work(killed)
         os._exit(0)
-    time.sleep(random.uniform(0, seconds))
+    time.sleep(random.uniform(0, seconds / 5))
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     journal = killed / "journal.jsonl"
-    places.append(len(journal.read_bytes()) if journal.exists() else -1)
+    places.append(len(journal.read_bytes()) if journal.exists() else "finished")
 work(killed)
-print(places)
+print(json.dumps(places))
 """
 
 
@@ -139,7 +139,7 @@ def test_twenty_kills_lose_nothing(corpus, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = subprocess.run([sys.executable, "-c", KILLS, corpus, whole, killed], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert len(set(json.loads(result.stdout))) > 1, "kills hit different places"
+    assert len(set(json.loads(result.stdout))) > 3, "kills hit different places"
     left = {name: content for name, content in files_of(killed).items() if not name.endswith(".tmp")}
     named = {entry["name"] for entry in TokenStore(killed)._entries()} | {"manifest.json"}
     assert {name: left[name] for name in named} == {name: files_of(whole)[name] for name in named}
