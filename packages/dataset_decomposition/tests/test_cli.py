@@ -113,7 +113,7 @@ REFUSED = {
         ["train", "store", "--tokens-per-step", "4096"],
         "a step of 4096 tokens needs",
     ),
-    "manifest that does not match": (other_manifest, ["verify", "store"], "the manifest says 3002; make the store again"),
+    "manifest that does not match": (other_manifest, ["verify", "store"], "the manifest says 6003; make the store again"),
     "disk full": (full_disk, ["tokenize", "x.jsonl"], "No space left on device"),
     "no inputs": (lambda f: None, ["tokenize"], "no inputs given"),
     "missing input": (lambda f: None, ["tokenize", "x.jsonl"], "no input at x.jsonl"),

@@ -69,16 +69,17 @@ def test_the_trainer_takes_the_loaders_steps(store, tmp_path):
 
 @pytest.mark.slow
 def test_the_trainer_resumes_where_it_was(store, tmp_path):
-    weights = []
-    for name, stops in (("whole", (6,)), ("parts", (3, 6))):
-        for stop in stops:
-            options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "constant"}
-            trainer = bucket_trainer(llama(), load(store), arguments(tmp_path / name, **options))
-            if stop == 3:
-                trainer.args.max_steps = 3
-            trainer.train(resume_from_checkpoint=str(tmp_path / name / "checkpoint-3") if len(stops) > 1 < stop - 2 else None)
-        weights.append(trainer.model.state_dict())
-    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
+    def run(name, stop, resume=None):
+        options = {"max_steps": stop, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "constant"}
+        trainer = bucket_trainer(llama(), load(store), arguments(tmp_path / name, **options))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.state_dict()
+
+    whole = run("whole", 6)
+    run("parts", 3)
+    parts = run("parts", 6, str(tmp_path / "parts" / "checkpoint-3"))
+    assert all(torch.allclose(whole[key], parts[key], atol=1e-6) for key in whole)
+    assert not torch.allclose(whole["lm_head.weight"], run("short", 5)["lm_head.weight"], atol=1e-6)
 
 
 def test_ranks_of_loader_and_trainer_have_to_agree(store, tmp_path):

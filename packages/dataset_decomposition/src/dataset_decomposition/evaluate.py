@@ -85,6 +85,7 @@ def _group(kept: list[int], documents: Sequence[np.ndarray], max_length: int) ->
     return groups
 
 
+@torch.inference_mode()
 def token_losses(model: nn.Module, documents: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the loss of each target of each document in nats; padding lies behind and is never looked at."""
     width = max(len(document) for document in documents) - 1

@@ -100,13 +100,13 @@ class BucketLoader:
         if not rows:
             raise InputError(f"{self.store.path} has no rows; documents are shorter than `min_length`.")
         for length, count in zip(self.lengths, self.batches.tolist(), strict=True):
-            if not count:
+            if count == 0:
                 raise InputError(
                     f"bucket {length} has {rows[length]} rows, a step of {self.tokens_per_step} tokens needs "
                     f"{self.tokens_per_step // length}; take fewer tokens per step or other buckets."
                 )
-            if count < self.cycles:
-                logger.warning("bucket %d has %d batches for %d cycles: some go without", length, count, self.cycles)
+        if few := [n for n, count in zip(self.lengths, self.batches, strict=True) if count < self.cycles]:
+            logger.info("buckets %s have fewer batches than the %d cycles: some cycles go without", few, self.cycles)
 
     def __len__(self) -> int:
         return self.epochs * int(self.batches.sum())

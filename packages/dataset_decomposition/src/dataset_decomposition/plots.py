@@ -42,7 +42,7 @@ def draw_steps(path: Path, lengths: Mapping[str, np.ndarray], windows: int = 24)
     """Draw the mean row length over the steps of a cycle, one curve per curriculum."""
     with _figure(path, "Row length over a cycle", "Curves of the mean row length, by curriculum.") as axes:
         for name, values in lengths.items():
-            means = [part.mean() for part in np.array_split(values, windows)]
+            means = [part.mean() for part in np.array_split(values, min(windows, len(values)))]
             axes.plot(np.linspace(0, 1, len(means)), means, label=name)
         axes.set_xlabel("share of the cycle")
         axes.set_ylabel("mean row length, tokens")

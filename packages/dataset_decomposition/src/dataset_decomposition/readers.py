@@ -108,7 +108,8 @@ def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix in (".zst", ".zstd"):
-        return require_extra("zstandard", "data", DIST).open(path, "rb")
+        decoder = require_extra("zstandard", "data", DIST).ZstdDecompressor()
+        return io.BufferedReader(decoder.stream_reader(open(path, "rb"), read_across_frames=True))
     return open(path, "rb")
 
 
@@ -141,7 +142,7 @@ def _read_line(file: io.BufferedIOBase, path: Path, number: int) -> bytes:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{path}: damaged or cut off at line {number} ({error}); download it again.") from error
-    if not line and path.suffix in (".zst", ".zstd") and not _zstd_is_whole(path):
+    if not line.endswith(b"\n") and path.suffix in (".zst", ".zstd") and not _zstd_is_whole(path):
         raise InputError(f"{path}: cut off after line {number - 1}; download it again.")
     return line
 

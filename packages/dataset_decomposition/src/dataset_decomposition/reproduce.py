@@ -107,6 +107,8 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         One row per claim, with what cannot be tried here.
     """
     start, scale = time.perf_counter(), SCALES[budget]
+    if budget == "smoke":
+        torch.set_num_threads(1)  # matrices this small are slower on two
     data = prepare(out, scale)
     seconds = step_seconds(scale, rounds=2 if budget == "smoke" else 7)
     rates = tune(out, scale, data) if scale.tune else dict.fromkeys(ARMS, RATES[1])

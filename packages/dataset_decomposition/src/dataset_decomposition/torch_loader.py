@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -76,5 +77,7 @@ def _part(batch: dict[str, Any], part: int, parts: int) -> dict[str, Any]:
     """Return one of `parts` equal groups of rows, as tensors."""
     share = len(batch["input_ids"]) // parts
     rows = slice(part * share, (part + 1) * share)
-    tensors = {name: torch.from_numpy(batch[name][rows]) for name in ("input_ids", "labels", "segments") if name in batch}
+    names = [name for name in ("input_ids", "labels", "segments") if name in batch]
+    # Inputs and labels are two views of one block, which other libraries' losses cannot flatten.
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(batch[name][rows])) for name in names}
     return {**tensors, "bucket": batch["bucket"], "step": batch["step"]}

@@ -92,7 +92,9 @@ def train(
     return result
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any, config: TrainConfig) -> tuple[float, float]:
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any, config: TrainConfig
+) -> tuple[float, float]:
     """Take one step on the loader's next batch; return the mean loss over all ranks and the learning rate.
 
     The rows of a rank are passed in parts of `micro_batch_tokens`, all of one length. Losses are summed and divided
@@ -107,16 +109,16 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any, 
     tensors = {name: torch.from_numpy(batch[name]).to(device) for name in ("input_ids", "labels")}
     segments = torch.from_numpy(batch["segments"]).to(device) if "segments" in batch else None
     targets = _sum_over_ranks((tensors["labels"] != IGNORED_LABEL).sum())
-    total = torch.zeros((), device=device)
+    total = torch.zeros(2, device=device)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     for rows in _parts(batch, config.micro_batch_tokens):
         logits = model(tensors["input_ids"][rows], None if segments is None else segments[rows])
         loss, entropy = next_token_loss(logits, tensors["labels"][rows], config.z_loss)
         (loss * world_size / targets).backward()  # DDP and FSDP average gradients over ranks
-        total += entropy
-    mean = float(_sum_over_ranks(total) / targets)
-    if not math.isfinite(mean):
-        raise FloatingPointError(f"the loss is {mean} at step {step}, learning rate {lr:.3g}, bucket {batch['bucket']}.")
+        total += torch.stack([entropy, loss.detach()])
+    mean, penalised = (_sum_over_ranks(total) / targets).tolist()
+    if not (math.isfinite(mean) and math.isfinite(penalised)):
+        raise FloatingPointError(f"the loss is {penalised} at step {step}, learning rate {lr:.3g}, bucket {batch['bucket']}.")
     if config.grad_clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()

@@ -82,7 +82,12 @@ def bucket_trainer(model: Any, loader: BucketLoader, args: Any, **options: Any) 
     class BucketTrainer(transformers.Trainer):
         def get_train_dataloader(self) -> DataLoader:
             # Not prepared by Accelerate: every rank reads its own slice already.
-            loader.step = self.state.global_step
             return DataLoader(_ModelInputs(dataset), batch_size=None, num_workers=args.dataloader_num_workers)
 
-    return BucketTrainer(model=model, args=args, train_dataset=dataset, **options)
+    class StartAtStep(transformers.TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            loader.step = state.global_step
+
+    trainer = BucketTrainer(model=model, args=args, train_dataset=dataset, **options)
+    trainer.add_callback(StartAtStep())
+    return trainer
