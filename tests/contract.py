@@ -102,7 +102,64 @@ result = subprocess.run([*command, "--pretrained", "weights"], check=True, captu
 assert "a red square" in result.stdout
 """
 
+
+def _decomposition_round_trip(folder: Path) -> None:
+    import numpy as np
+    import torch
+    from dataset_decomposition.checkpoint import from_pretrained, save_pretrained
+    from dataset_decomposition.config import PRESETS
+    from dataset_decomposition.model import Decoder
+    from dataset_decomposition.store import TokenStore, write_store
+
+    torch.manual_seed(0)
+    model = Decoder(PRESETS["tiny"].model)
+    save_pretrained(model, folder / "model")
+    loaded = from_pretrained(folder / "model")
+    assert loaded.config == model.config
+    state = loaded.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    write_store(folder / "store", [np.arange(300)], vocab_size=300).decompose(min_length=64, max_length=128)
+    store = TokenStore(folder / "store")
+    assert store.tokens.tolist() == list(range(300))
+    assert store.num_rows == {64: 0, 128: 2}
+
+
+_DECOMPOSITION_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import dataset_decomposition as dd
+
+Path("corpus.jsonl").write_text('{"text": "%s"}\\n' % ("some words " * 500))
+store = dd.tokenize(["corpus.jsonl"], "store").decompose(min_length=64, max_length=256)
+loader = dd.BucketLoader(store, tokens_per_step=256, cycles=1)
+assert {batch["input_ids"].size for batch in loader} == {256}
+command = [str(Path(sys.executable).with_name("dataset-decomposition")), "verify", "store", "--json"]
+result = subprocess.run(command, check=True, capture_output=True, text=True)
+assert '"documents": 1' in result.stdout
+"""
+
 ROWS = (
+    Row(
+        folder="dataset_decomposition",
+        dist="dataset-decomposition",
+        verbs=(
+            "tokenize",
+            "decompose",
+            "stats",
+            "plan",
+            "simulate",
+            "verify",
+            "export",
+            "import",
+            "train",
+            "evaluate",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=_decomposition_round_trip,
+        alone=_DECOMPOSITION_ALONE,
+    ),
     Row(
         folder="mobileclip",
         dist="mobileclip-torch",

@@ -113,7 +113,11 @@ REFUSED = {
         ["train", "store", "--tokens-per-step", "4096"],
         "a step of 4096 tokens needs",
     ),
-    "manifest that does not match": (other_manifest, ["verify", "store"], "the manifest says 6003; make the store again"),
+    "manifest that does not match": (
+        other_manifest,
+        ["verify", "store"],
+        "the manifest says 6003; make the store again",
+    ),
     "disk full": (full_disk, ["tokenize", "x.jsonl"], "No space left on device"),
     "no inputs": (lambda f: None, ["tokenize"], "no inputs given"),
     "missing input": (lambda f: None, ["tokenize", "x.jsonl"], "no input at x.jsonl"),
@@ -161,6 +165,8 @@ def test_a_document_of_ten_million_tokens_is_handled(monkeypatch, capsys, tmp_pa
     assert sum(row["tokens"] for row in json.loads(out)) == 10_000_001
 
 
-@pytest.mark.parametrize("arguments", [["tokenise"], ["train", "store", "--preset", "2b"], ["plan", "--curiculum", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["tokenise"], ["train", "store", "--preset", "2b"], ["plan", "--curiculum", "x"]]
+)
 def test_usage_errors_exit_with_2(monkeypatch, capsys, arguments):
     assert run(monkeypatch, capsys, *arguments)[0] == 2

@@ -61,7 +61,11 @@ def test_the_authors_end_token_is_read_as_an_id(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("[1, 2]", "has 2 tokens; its bucket has 5"), ("[1, 2, 3, 4, 99]", "token id 99 is outside"), ("boo", "not a list")],
+    [
+        ("[1, 2]", "has 2 tokens; its bucket has 5"),
+        ("[1, 2, 3, 4, 99]", "token id 99 is outside"),
+        ("boo", "not a list"),
+    ],
 )
 def test_foreign_shards_are_checked(tmp_path, content, sentence):
     (tmp_path / "D_2").mkdir()

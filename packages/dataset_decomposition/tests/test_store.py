@@ -88,7 +88,9 @@ def test_bytes_do_not_depend_on_the_number_of_workers(corpus, tmp_path, workers)
     one = tokenize([corpus], tmp_path / "one")
     many = tokenize([corpus], tmp_path / "many", workers=workers)
     assert files_of(one.path) == files_of(many.path)
-    assert one.decompose(min_length=32, max_length=128).manifest == many.decompose(min_length=32, max_length=128).manifest
+    assert (
+        one.decompose(min_length=32, max_length=128).manifest == many.decompose(min_length=32, max_length=128).manifest
+    )
 
 
 def test_a_finished_store_is_opened_and_another_corpus_is_refused(corpus, tmp_path):

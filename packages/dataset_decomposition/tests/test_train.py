@@ -42,7 +42,9 @@ def test_the_future_and_other_documents_change_nothing(decoder):
         changed[:, :10] = (changed[:, :10] + 7) % 300
         assert torch.allclose(packed[:, 10:], alone, atol=1e-5), "a packed document is as if alone"
         assert torch.equal(decoder(changed, segments)[:, 10:], packed[:, 10:])
-        assert not torch.allclose(decoder(changed)[:, 10:], decoder(ids)[:, 10:], atol=1e-4), "without the mask it leaks"
+        assert not torch.allclose(decoder(changed)[:, 10:], decoder(ids)[:, 10:], atol=1e-4), (
+            "without the mask it leaks"
+        )
         changed = ids.clone()
         changed[:, 20:] = 0
         assert torch.allclose(decoder(changed)[:, :20], decoder(ids)[:, :20], atol=1e-5)
@@ -88,7 +90,9 @@ def test_training_learns_and_resumes_exactly(small, tmp_path):
 
 def test_parts_of_a_step_change_nothing(small, tmp_path):
     losses = [
-        train(small, dataclasses.replace(CONFIG, micro_batch_tokens=tokens), tmp_path / str(tokens), max_steps=5)["loss"]
+        train(small, dataclasses.replace(CONFIG, micro_batch_tokens=tokens), tmp_path / str(tokens), max_steps=5)[
+            "loss"
+        ]
         for tokens in (0, 128)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

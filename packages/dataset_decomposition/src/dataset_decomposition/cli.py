@@ -132,7 +132,9 @@ class Evaluate(cli_data.Output):
         texts = [text for text in texts if isinstance(text, str) and text]
         model = from_pretrained(self.model).to(_device(self.device))
         if tokenizer.vocab_size > model.config.vocab_size:
-            raise InputError(f"{self.tokenizer} has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}.")
+            raise InputError(
+                f"{self.tokenizer} has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}."
+            )
         num_bytes = [len(text.encode()) for text in texts]
         print_result(evaluate(model, tokenizer.encode(texts), num_bytes, max_length=self.max_length), self.json)
 

@@ -162,7 +162,7 @@ def _draw(keys: UInt64[Array, " documents"], index: UInt64[Array, " draws"], con
     return (config.max_length.bit_length() - 1 - shift).astype(np.int8)
 
 
-def mix(values: UInt64[Array, "..."]) -> UInt64[Array, "..."]:
+def mix(values: UInt64[Array, ...]) -> UInt64[Array, ...]:
     """Return SplitMix64's finaliser of 64-bit numbers: a fixed, well spread pseudo-random function."""
     x = values + np.uint64(GOLDEN)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -169,7 +169,12 @@ def build_loader(arm: str, scale: Scale, store: TokenStore, seed: int) -> Any:
     """Return the batches of an arm; all arms have as many steps as the decomposition."""
     curriculum, cycles = CURRICULA.get(arm, CURRICULA[PRIMARY])
     decomposed = BucketLoader(
-        store, tokens_per_step=scale.tokens_per_step, curriculum=curriculum, cycles=cycles, seed=seed, longest_first=False
+        store,
+        tokens_per_step=scale.tokens_per_step,
+        curriculum=curriculum,
+        cycles=cycles,
+        seed=seed,
+        longest_first=False,
     )
     if arm in CURRICULA:
         return decomposed
@@ -177,9 +182,7 @@ def build_loader(arm: str, scale: Scale, store: TokenStore, seed: int) -> Any:
     make = pack if arm == "best-fit" else chunk
     blocks, owners = make(np.asarray(store.tokens), store.lengths, length)
     segments = owners if arm in ("C&C with mask", "best-fit") else None
-    return RowLoader(
-        blocks, segments, tokens_per_step=scale.tokens_per_step, num_steps=len(decomposed), seed=seed
-    )
+    return RowLoader(blocks, segments, tokens_per_step=scale.tokens_per_step, num_steps=len(decomposed), seed=seed)
 
 
 def run_arm(out: Path, arm: str, scale: Scale, data: Data, settings: tuple[int, float]) -> dict[str, Any]:

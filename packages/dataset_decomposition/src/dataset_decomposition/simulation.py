@@ -120,5 +120,3 @@ def _decomposed(sizes: Array, config: BucketConfig) -> dict[str, Any]:
     kept = plan.total_tokens - plan.dropped_tokens
     fill = float(plan.tokens.sum()) / max(row_tokens, 1)
     return _row("decomposition", kept, fill, rows, mean_row, context=(mean_row - 1) / 2, attended=mean_row / 2)
-
-

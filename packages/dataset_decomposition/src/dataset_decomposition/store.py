@@ -1,9 +1,9 @@
 """A corpus on disk: its tokens once, its buckets as indices into them, and a manifest that accounts for both.
 
-    tokens.bin              all documents one after the other, uint16 or uint32, little endian
-    documents-<hash>.npy    int64 [documents + 1]: first token of each document, then the end
-    D_<k>-<hash>.npy        int64 [pieces, 3]: row, first token, tokens
-    manifest.json           written last: what belongs together, with checksums
+tokens.bin              all documents one after the other, uint16 or uint32, little endian
+documents-<hash>.npy    int64 [documents + 1]: first token of each document, then the end
+D_<k>-<hash>.npy        int64 [pieces, 3]: row, first token, tokens
+manifest.json           written last: what belongs together, with checksums
 """
 
 from __future__ import annotations

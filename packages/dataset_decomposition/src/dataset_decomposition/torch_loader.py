@@ -38,7 +38,9 @@ class BucketDataset(IterableDataset):
     def __init__(self, loader: BucketLoader, *, micro_batches: int = 1) -> None:
         rows = loader.tokens_per_step // loader.lengths[-1] // loader.world_size
         if micro_batches < 1 or rows % micro_batches:
-            raise ValueError(f"`micro_batches` (={micro_batches}) must divide the {rows} longest rows of a rank's step.")
+            raise ValueError(
+                f"`micro_batches` (={micro_batches}) must divide the {rows} longest rows of a rank's step."
+            )
         self.loader = loader
         self.micro_batches = micro_batches
 

@@ -1,7 +1,7 @@
 """The reference trainer: one process, DDP or FSDP, every step one length, resumable at any step.
 
-    dataset-decomposition train STORE --preset tiny --out run
-    torchrun --nproc-per-node 8 -m dataset_decomposition train STORE --preset 1b --parallel fsdp --out run
+dataset-decomposition train STORE --preset tiny --out run
+torchrun --nproc-per-node 8 -m dataset_decomposition train STORE --preset 1b --parallel fsdp --out run
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def train_step(
         total += torch.stack([entropy, loss.detach()])
     mean, penalised = (_sum_over_ranks(total) / targets).tolist()
     if not (math.isfinite(mean) and math.isfinite(penalised)):
-        raise FloatingPointError(f"the loss is {penalised} at step {step}, learning rate {lr:.3g}, bucket {batch['bucket']}.")
+        raise FloatingPointError(
+            f"the loss is {penalised} at step {step}, learning rate {lr:.3g}, bucket {batch['bucket']}."
+        )
     if config.grad_clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()

@@ -16,7 +16,12 @@ Runs = dict[str, list[dict[str, Any]]]
 
 # Claim, ours, control, field of the result; all are negated or oriented so that larger is better.
 PAIRS = (
-    ("The mixture of lengths matters: long rows beat short rows of the same text", "C&C", "chunked 1/8", "bits_per_byte"),
+    (
+        "The mixture of lengths matters: long rows beat short rows of the same text",
+        "C&C",
+        "chunked 1/8",
+        "bits_per_byte",
+    ),
     ("The curriculum matters: grow-p2 beats uniform", "DD grow-p2", "DD uniform", "bits_per_byte"),
     ("The curriculum matters: grow-p2 beats shrink-p100", "DD grow-p2", "DD shrink-p100", "bits_per_byte"),
     ("Cycles matter: grow-p2 with 8 cycles beats 1 cycle", "DD grow-p2", "DD grow-p2, 1 cycle", "bits_per_byte"),
@@ -35,7 +40,12 @@ METRIC = {
 
 
 def judge(
-    results: Runs, step_seconds: dict[int, float], scale: Any, *, budget: Literal["smoke", "laptop", "full"], seconds: float
+    results: Runs,
+    step_seconds: dict[int, float],
+    scale: Any,
+    *,
+    budget: Literal["smoke", "laptop", "full"],
+    seconds: float,
 ) -> list[ClaimResult]:
     """Turn the arms' results into claims; a claim whose arms were not run is left out.
 
