@@ -100,7 +100,7 @@ def test_the_end_token_is_the_tokenizers_own(library, tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(InputError, match=r"name it with --end-token \(special tokens: '<pad>', '<\|endoftext\|>'\)"):
         TokenizerSpec(str(path)).load()
-    with pytest.raises(ValueError, match="unknown end token of .* '<eos>'"):
+    with pytest.raises(ValueError, match=r"unknown end token of .* '<eos>'"):
         TokenizerSpec(str(path), "<eos>").load()
     named = TokenizerSpec(str(path), "<|endoftext|>").load()
     assert named.end_token == library.token_to_id("<|endoftext|>") == 1

@@ -10,6 +10,12 @@ from dataset_decomposition import layout
 from dataset_decomposition.layout import export_store, import_store
 from tenfold_shared.commands import InputError
 
+# webdataset leaves its shards open.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 def all_rows(store):
     found = {}

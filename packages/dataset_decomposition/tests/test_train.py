@@ -124,7 +124,7 @@ def test_damaged_states_are_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"no")
     with pytest.raises(InputError, match="damaged or no state of a run"):
         load_state(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         from_pretrained(tmp_path)
 
 

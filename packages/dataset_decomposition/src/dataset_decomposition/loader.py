@@ -131,7 +131,7 @@ class BucketLoader:
             `input_ids` and `labels` int64 [rows, length], labels already shifted (-100 where there is none);
             `segments` of the same shape where tails were kept; the numbers `bucket` (the length) and `step`.
         """
-        epoch, length, rows = self.locate(step)
+        _, length, rows = self.locate(step)
         share = len(rows) // self.world_size
         own = rows[self.rank * share : (self.rank + 1) * share]
         ragged = self.store.config.tail != "drop" and length == self.store.config.min_length

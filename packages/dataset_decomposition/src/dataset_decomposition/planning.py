@@ -108,7 +108,7 @@ def plan_training(
 
 
 def _fit(factors: np.ndarray, per_unit: np.ndarray, wanted: float) -> None:
-    """Move factors by one unit at a time until their tokens are `wanted`, or going round in circles is all that is left.
+    """Move factors by one unit at a time until their tokens are `wanted`, or nothing is left to try.
 
     After the shortest bucket the longest gets one last move, as in the authors' script.
     """

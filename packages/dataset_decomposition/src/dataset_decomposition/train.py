@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +146,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[tuple[int, int]]:
+def process_group(device: str) -> Generator[tuple[int, int]]:
     """Join the other processes of torchrun, if there are any; yields rank and world size."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -192,7 +192,8 @@ def _wrap(model: Decoder, parallel: Parallel, world_size: int) -> nn.Module:
 
     for block in model.blocks:
         fully_shard(block)
-    return fully_shard(model)
+    fully_shard(model)
+    return model
 
 
 def _parts(batch: dict[str, Any], micro_batch_tokens: int) -> list[slice]:
