@@ -77,10 +77,10 @@ def test_learning_rate_warms_up_and_falls():
 
 
 def test_training_learns_and_resumes_exactly(small, tmp_path):
-    whole = train(small, CONFIG, tmp_path / "whole")
-    assert whole["loss"] < 3.5 < np.log(320)
+    whole = train(small, CONFIG, tmp_path / "whole", max_steps=40)
+    assert whole["loss"] < 4.5 < np.log(320)
     train(small, CONFIG, tmp_path / "parts", max_steps=7)
-    parts = train(small, CONFIG, tmp_path / "parts")
+    parts = train(small, CONFIG, tmp_path / "parts", max_steps=40)
     assert parts["loss"] == whole["loss"]
     first, second = (from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)

@@ -57,6 +57,7 @@ CURRICULA: dict[str, tuple[Curriculum, int]] = {
 }
 ARMS = ("C&C", "C&C short", "C&C with mask", "best-fit", *CURRICULA, "chunked 1/8")
 PRIMARY, BASELINE = "DD grow-p2", "C&C"
+STABILITY = (BASELINE, "DD grow-p100")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Scale:
 
 
 _MODEL = ModelConfig(dim=128, num_layers=3, num_heads=4, vocab_size=2048, rope_base=100_000.0)
-_FULL = Scale(ARMS, 5, _MODEL, 512, 32, 1_000_000, 4096, 64, 8, True)
+_FULL = Scale(ARMS, 5, _MODEL, 512, 32, 400_000, 4096, 32, 6, True)
 SCALES: dict[Budget, Scale] = {
     "smoke": Scale(ARMS, 1, ModelConfig(32, 1, 2, 512), 128, 16, 12_000, 1024, 8, 2, False),
     "laptop": replace(_FULL, arms=(BASELINE, PRIMARY), num_seeds=1, tune=False),
@@ -206,7 +207,7 @@ def run_arm(out: Path, arm: str, scale: Scale, data: Data, settings: tuple[int, 
         "retrieval": retrieve_keys(
             model, np.concatenate(data.test[0]), length=scale.longest, trials=64, seed=seed, key_tokens=4
         ),
-        "rise": stability(arm, scale, data.store, seed) if arm in (BASELINE, "DD grow-p100") else None,
+        "rise": stability(arm, scale, data.store, seed) if {arm} < set(STABILITY) <= set(scale.arms) else None,
     }
     write_json(path, result)
     return result
