@@ -37,7 +37,7 @@ class Row:
     """What the contract needs to know of a package.
 
     Attributes:
-        folder: Name of its folder in `packages/`; also its command's name and its import name.
+        folder: Name of its folder in `packages/`, and its import name; its command has dashes for underscores.
         dist: Name of its distribution.
         verbs: Verbs of its command.
         round_trip: Saves something small into the folder it is given, loads it, and asserts equality.
@@ -54,6 +54,11 @@ class Row:
     def module(self) -> str:
         """Name to import."""
         return self.folder.replace("-", "_")
+
+    @property
+    def command(self) -> str:
+        """Name of its command."""
+        return self.folder.replace("_", "-")
 
     def source(self, root: Path = ROOT) -> Path:
         """Folder of its import package."""
@@ -153,6 +158,39 @@ made = dclm.run(dclm.sample_pool()[:1], dclm.PRESETS["dclm_baseline"], out="corp
 assert made["num_documents"] > 20
 command = [str(Path(sys.executable).with_name("dclm")), "stats", "corpus"]
 assert "02-bloom" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _decomposition_round_trip(folder: Path) -> None:
+    import numpy as np
+    import torch
+    from dataset_decomposition.checkpoint import from_pretrained, save_pretrained
+    from dataset_decomposition.config import PRESETS
+    from dataset_decomposition.model import Decoder
+    from dataset_decomposition.store import TokenStore, write_store
+
+    torch.manual_seed(0)
+    model = Decoder(PRESETS["tiny"].model)
+    save_pretrained(model, folder / "model")
+    loaded = from_pretrained(folder / "model")
+    assert loaded.config == model.config
+    state = loaded.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    write_store(folder / "store", [np.arange(300)], vocab_size=300).decompose(min_length=64, max_length=256)
+    store = TokenStore(folder / "store")
+    assert store.tokens.tolist() == list(range(300))
+    assert store.num_rows == {64: 0, 128: 0, 256: 1}
+
+
+_DECOMPOSITION_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import dataset_decomposition as dd
+
+Path("corpus.jsonl").write_text('{"text": "%s"}\\n' % ("some words " * 500))
+store = dd.tokenize(["corpus.jsonl"], "store").decompose(min_length=64, max_length=256)
+loader = dd.BucketLoader(store, tokens_per_step=256, cycles=1)
+assert {batch["input_ids"].size for batch in loader} == {256}
+command = [str(Path(sys.executable).with_name("dataset-decomposition")), "verify", "store", "--json"]
+result = subprocess.run(command, check=True, capture_output=True, text=True)
+assert '"documents": 1' in result.stdout
 """
 
 ROWS = (
@@ -174,12 +212,29 @@ ROWS = (
             "classify",
             "decontaminate",
             "stats",
+    ),
+    Row(
+        folder="dataset_decomposition",
+        dist="dataset-decomposition",
+        verbs=(
+            "tokenize",
+            "decompose",
+            "stats",
+            "plan",
+            "simulate",
+            "verify",
+            "export",
+            "import",
+            "train",
+            "evaluate",
             "presets",
             "benchmark",
             "reproduce",
         ),
         round_trip=_dclm_round_trip,
         alone=_DCLM_ALONE,
+        round_trip=_decomposition_round_trip,
+        alone=_DECOMPOSITION_ALONE,
     ),
     Row(
         folder="mobileclip",
@@ -236,7 +291,7 @@ def project_problems(row: Row, root: Path = ROOT) -> list[str]:
     project = content["project"]
     expected = {
         "name": (project["name"], row.dist),
-        "scripts": (project.get("scripts"), {row.folder: f"{row.module}.cli:main"}),
+        "scripts": (project.get("scripts"), {row.command: f"{row.module}.cli:main"}),
         "license": (project.get("license"), "MIT"),
         "requires-python": (project["requires-python"], ">=3.11"),
     }

@@ -54,13 +54,13 @@ def test_a_folder_without_a_row_fails(tmp_path):
 @each_package
 def test_help_answers_without_heavy_imports(row):
     for arguments in ([], *([verb] for verb in row.verbs)):
-        result = _answer(row.folder, *arguments, "--help")
+        result = _answer(row.command, *arguments, "--help")
         assert result.returncode == 0, result.stderr
         assert "usage" in result.stdout.lower()
         assert result.stdout.splitlines()[-1] == "IMPORTED []", arguments
-    top = _answer(row.folder, "--help").stdout
+    top = _answer(row.command, "--help").stdout
     assert all(verb in top for verb in row.verbs)
-    assert top.count(f"{row.folder} ") >= 3, "three or four examples that can be run"
+    assert top.count(f"{row.command} ") >= 3, "three or four examples that can be run"
 
 
 def test_help_of_tenfold_answers_without_heavy_imports():
@@ -72,7 +72,7 @@ def test_help_of_tenfold_answers_without_heavy_imports():
 
 @each_package
 def test_bad_options_end_with_status_2(row):
-    result = _answer(row.folder, "no-such-verb")
+    result = _answer(row.command, "no-such-verb")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
 

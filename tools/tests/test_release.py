@@ -59,7 +59,7 @@ def test_every_member_is_published_or_private():
 
 
 def test_a_name_that_is_not_ours_is_refused(workspace):
-    with pytest.raises(ValueError, match="`mobileclip` may not be published; these may: dclm, fastvlm, "):
+    with pytest.raises(ValueError, match="`mobileclip` may not be published; these may: dataset-decomposition, dclm, "):
         release.run(ReleaseConfig("plan", "mobileclip"), workspace)
 
 

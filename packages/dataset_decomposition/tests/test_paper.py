@@ -1,0 +1,108 @@
+"""Numbers of the authors that need no training."""
+
+import numpy as np
+import pytest
+from dataset_decomposition import PRESETS, plan_training, simulate
+from dataset_decomposition.config import BucketConfig
+from dataset_decomposition.curriculum import bucket_odds, draw_cycle
+from dataset_decomposition.layout import sequences_per_shard
+from dataset_decomposition.simulation import mean_context
+
+LENGTHS = [256, 512, 1024, 2048, 4096, 8192]
+DCLM_SHARDS = [3560, 5996, 7410, 6309, 5157, 4513]
+WIKIPEDIA_SHARDS = [553, 779, 831, 690, 475, 291]
+
+
+def test_plan_prints_the_numbers_of_the_authors_readme():
+    """README, "Launch Variable Sequence Length training", step 2."""
+    sizes = [sequences_per_shard(n) for n in LENGTHS]
+    available = [a * b for a, b in zip(DCLM_SHARDS, sizes, strict=True)]
+    plan = plan_training(LENGTHS, available, [8 * size for size in sizes], tokens=28_795_904_000, cycles=8)
+    assert plan.flags() == (
+        "--epochs 8 --train-num-samples 3607101440 --dataset-batch-mult 32 16 8 4 2 1 "
+        "--source-num-seq-per-epoch 1507328 1277952 794624 335872 137216 61440 "
+        "--train-data-mix-weights 1472 1248 776 328 134 60"
+    )
+
+
+def test_shards_hold_what_the_authors_statistics_say():
+    """README, "Get stats": sequences and tokens of Wikipedia and of the DCLM subset."""
+    sizes = np.array([sequences_per_shard(n) for n in LENGTHS])
+    assert (sizes * WIKIPEDIA_SHARDS).tolist() == [2265088, 1595392, 850944, 353280, 121600, 37248]
+    assert int((sizes * WIKIPEDIA_SHARDS * LENGTHS).sum()) == 3_794_796_544
+    assert int((sizes * DCLM_SHARDS * LENGTHS).sum()) == 34_545_336_320
+
+
+def fit_by_hand(units, tokens, cycles, per_unit):
+    """The rule of the authors' script in other words: walk from the last bucket to the first, then once more back."""
+    units, tried, index = list(units), [], len(units) - 1
+    while True:
+        missing = tokens / cycles - sum(u * p for u, p in zip(units, per_unit, strict=True))
+        if missing == 0 or index < 0:
+            return units
+        index -= tuple(units) in tried
+        tried.append(tuple(units))
+        units[index] += 1 if missing > 0 else -1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plan_agrees_with_a_second_implementation_on_random_lengths(seed):
+    generator = np.random.default_rng(seed)
+    lengths = (2 ** np.arange(6, 6 + generator.integers(1, 7))).tolist()
+    available = generator.integers(100_000, 10_000_000, len(lengths)).tolist()
+    units = generator.integers(1, 50, len(lengths)).tolist()
+    tokens, cycles = int(generator.integers(10**8, 10**10)), int(generator.integers(1, 9))
+    plan = plan_training(lengths, available, units, tokens=tokens, cycles=cycles)
+    stock = sum(a * n for a, n in zip(available, lengths, strict=True))
+    start = [round(tokens / stock * a / cycles / u) for a, u in zip(available, units, strict=True)]
+    expected = fit_by_hand(start, tokens, cycles, [u * n for u, n in zip(units, lengths, strict=True)])
+    assert plan.sequences == tuple(e * u for e, u in zip(expected, units, strict=True))
+    assert plan.exact == (plan.tokens_per_cycle * cycles == tokens)
+
+
+def test_odds_are_those_of_the_paper():
+    assert bucket_odds("grow-p2", 6).tolist() == [32, 16, 8, 4, 2, 1]
+    assert bucket_odds("grow-linear", 6).tolist() == [6, 5, 4, 3, 2, 1]
+    assert bucket_odds("grow-p100", 3).tolist() == [10_000, 100, 1]
+    assert bucket_odds("shrink-p100", 3).tolist() == [1, 100, 10_000]
+
+
+# Mean row length by sixths of a cycle for the README's mixture (simulated with the authors' rule).
+SIXTHS = {
+    "uniform": [2545, 2630, 2605, 2437, 2631, 2288],
+    "grow-linear": [1484, 1566, 1480, 1578, 2773, 6258],
+    "grow-p2": [872, 1007, 1314, 1887, 3595, 6465],
+    "grow-p100": [349, 652, 1034, 1961, 3647, 7498],
+}
+
+
+@pytest.mark.parametrize("curriculum", SIXTHS)
+def test_lengths_grow_over_a_cycle_as_under_the_authors_rule(curriculum):
+    counts = np.array([46, 78, 97, 82, 67, 60]) * 100
+    order = draw_cycle(counts, curriculum, np.random.default_rng(0))
+    means = [np.array(LENGTHS)[part].mean() for part in np.array_split(order, 6)]
+    assert np.allclose(means, SIXTHS[curriculum], rtol=0.13)
+    assert np.bincount(order).tolist() == counts.tolist()
+
+
+def test_attention_takes_a_quarter_of_the_compute_of_1b_at_8k():
+    """Also of the experiment's setting: width 256, longest row 1024."""
+    for preset, share in (("160m", 0.47), ("410m", 0.40), ("1b", 0.25), ("7b", 0.14)):
+        chunked = next(r for r in simulate([9000], PRESETS[preset].model) if r["method"] == "concat-and-chunk 8192")
+        assert chunked["attention_share"] == pytest.approx(share, abs=0.005)
+
+
+def test_sizes_of_the_models():
+    for name, millions in (("160m", 162), ("410m", 412), ("1b", 1440), ("3b", 2796), ("7b", 6889)):
+        assert PRESETS[name].model.num_params / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_context_of_whole_rows():
+    """Appendix F: a token of a row of l tokens sees (l - 1) / 2 before it on average."""
+    assert mean_context(np.array([5, 5, 5])) == 2
+    rows = simulate([1000, 30], PRESETS["1b"].model, BucketConfig(min_length=64, max_length=512))
+    assert [row["kept"] for row in rows[:-1]] == [1, 1, 1, 1]
+    decomposed = rows[-1]
+    # 1000 = 513 + 257 + 129 + 65 + 36 left over.
+    assert decomposed["mean_row"] == pytest.approx((512**2 + 256**2 + 128**2 + 64**2) / (512 + 256 + 128 + 64))
+    assert decomposed["kept"] == pytest.approx(964 / 1030)
