@@ -158,6 +158,9 @@ made = dclm.run(dclm.sample_pool()[:1], dclm.PRESETS["dclm_baseline"], out="corp
 assert made["num_documents"] > 20
 command = [str(Path(sys.executable).with_name("dclm")), "stats", "corpus"]
 assert "02-bloom" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+"""
+
+
 def _decomposition_round_trip(folder: Path) -> None:
     import numpy as np
     import torch
@@ -212,6 +215,12 @@ ROWS = (
             "classify",
             "decontaminate",
             "stats",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=_dclm_round_trip,
+        alone=_DCLM_ALONE,
     ),
     Row(
         folder="dataset_decomposition",
@@ -231,8 +240,6 @@ ROWS = (
             "benchmark",
             "reproduce",
         ),
-        round_trip=_dclm_round_trip,
-        alone=_DCLM_ALONE,
         round_trip=_decomposition_round_trip,
         alone=_DECOMPOSITION_ALONE,
     ),
