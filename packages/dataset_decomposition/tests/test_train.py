@@ -178,6 +178,7 @@ train(TokenStore(sys.argv[1]), config, sys.argv[2], parallel=sys.argv[3], max_st
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(small, tmp_path, parallel):
     """Also resumed: two processes go on from what one process saved."""

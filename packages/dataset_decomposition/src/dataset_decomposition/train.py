@@ -157,6 +157,8 @@ def process_group(device: str) -> Generator[tuple[int, int]]:
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         yield dist.get_rank(), world_size
+        # A process that leaves while another still talks to it takes it down.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
