@@ -80,7 +80,7 @@ _MODEL = ModelConfig(dim=128, num_layers=3, num_heads=4, vocab_size=2048, rope_b
 _FULL = Scale(ARMS, 5, _MODEL, 512, 32, 400_000, 4096, 32, 6, True)
 SCALES: dict[Budget, Scale] = {
     "smoke": Scale(ARMS, 1, ModelConfig(32, 1, 2, 512), 128, 16, 12_000, 1024, 8, 2, False),
-    "laptop": replace(_FULL, arms=(BASELINE, PRIMARY), num_seeds=1, tune=False),
+    "laptop": replace(_FULL, arms=(BASELINE, PRIMARY), num_seeds=1, tokens=150_000, tune=False),
     "full": _FULL,
 }
 
