@@ -29,9 +29,18 @@ def text_shards(tmp_path_factory, pool_texts):
     folder = tmp_path_factory.mktemp("text")
     texts = pool_texts[:240] + [text + "\nOne more line at the end." for text in pool_texts[:30]] + pool_texts[:30]
     for shard in range(6):
-        rows = [Document(text, {"id": f"{shard}-{n}", "quality": len(text)}) for n, text in enumerate(texts[shard::6])]
+        rows = [
+            Document(text, {"id": f"{shard}-{n}", "quality": len(text), "url": address(shard, n)})
+            for n, text in enumerate(texts[shard::6])
+        ]
         write_documents(str(folder / f"{shard}.jsonl"), rows)
     return folder
+
+
+def address(shard, number):
+    """Every page three times, in other shards and otherwise written; some pages without an address."""
+    page = (6 * number + shard) % 100
+    return "" if page < 5 else (f"https://www.a.example/{page}/", f"http://a.example/{page}?utm_source=x")[shard % 2]
 
 
 def texts_of(made):
@@ -82,7 +91,8 @@ def test_processes_give_the_same_bytes(serial, tmp_path, digest):
 
 GLOBAL = {
     "bloom": (Bloom(), bloom),
-    "exact": (Exact(), exact),
+    "text": (Exact(), exact),
+    "url": (Exact(key="url"), exact),
     "minhash": (MinHash(), minhash),
     "substring": (Substring(), substring),
 }
@@ -99,6 +109,8 @@ def test_phases_over_shards_decide_as_the_function_in_memory(text_shards, tmp_pa
     expected = [document.text for document, reason in function(documents, stage) if reason is None]
     assert texts_of(made) == expected
     assert len(expected) < len(documents) or name == "substring"
+    if name == "url":
+        assert len(expected) == 95 + sum(not document.url for document in documents)
 
 
 def test_partitions_do_not_see_each_other(text_shards, tmp_path):

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import random
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -166,6 +170,41 @@ def test_a_resumed_profile_measures_only_what_is_missing(monkeypatch, tmp_path):
     assert len(asked) == 4, "without resume everything is measured again"
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_file_that_a_kill_tore_anywhere_goes_on(monkeypatch, tmp_path, seed):
+    fake(monkeypatch)
+    expected = profile(tmp_path, GRID)["rows"]
+    file = tmp_path / analysis.MEASUREMENTS
+    content = file.read_bytes()
+    cut = random.Random(seed).randrange(len(content))
+    file.write_bytes(content[:cut])
+    assert profile(tmp_path, GRID, resume=True)["rows"] == expected
+    whole = content[:cut].rfind(b"\n") + 1
+    assert file.read_bytes()[:whole] == content[:whole], "what was measured before stays as it was"
+    assert len(file.read_bytes().splitlines()) == len(content.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_killed_profile_keeps_what_it_measured(tmp_path):
+    options = ["--encoders", "fastvithd", "--resolutions", "64", "128", "192", "256", "--tiles", "1", "--rounds", "1"]
+    options += ["--language-models", "qwen2-0.5b", "--layers", "1", "--quiet", "--json", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "fastvlm", "profile", *options]
+    file = tmp_path / analysis.MEASUREMENTS
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.005)
+        process.kill()
+    before = file.read_bytes()
+    assert 3 <= before.count(b"\n") < 9 and not (tmp_path / "profile.json").exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
+    whole = before[: before.rfind(b"\n") + 1]
+    assert file.read_bytes().startswith(whole)
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["resolution"] for row in rows] == [64, 128, 192, 256]
+    assert json.loads((tmp_path / "profile.json").read_text())["rows"] == rows
+
+
 def test_accuracies_replace_resolution_in_the_frontier(monkeypatch, tmp_path):
     fake(monkeypatch)
     file = tmp_path / "accuracy.csv"
@@ -247,7 +286,8 @@ def test_every_claim_of_the_abstract_has_a_row():
 def test_a_smoke_run_gives_all_rows(tmp_path):
     claims = experiment.reproduce(tmp_path, budget="smoke", seed=0)
     assert len(claims) == 3 + 1 + len(experiment.UNATTEMPTED)
-    assert (tmp_path / "ttft.svg").stat().st_size > 1000
+    for name in claims[0].figures:
+        assert (tmp_path / name).stat().st_size > 1000
     assert all(claim.ours.mean > 0 for claim in claims[:4])
 
 

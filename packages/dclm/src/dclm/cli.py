@@ -153,7 +153,7 @@ class Benchmark:
     out: Path = Path("dclm-benchmark")
     """Folder for benchmarks.json."""
     budget: Budget = "laptop"
-    """How much is measured: smoke (a minute), laptop (about five), full."""
+    """How much is measured: smoke (a minute), laptop (about six), full."""
     seed: int = 0
     """Seed of the order."""
     json: bool = False

@@ -1,15 +1,14 @@
 """Runs in an environment of its own, with datatrove, without this package: `python peer_datatrove.py JOB DOCUMENTS`.
 
 DOCUMENTS is a JSON-lines file with `text`, `words` and, per line of the text, `sentences`. The answer is a JSON object
-on stdout: CPU seconds of the work alone, and the reason per document (None: kept). Jobs whose name ends in `-given` do
-not split words or sentences themselves but take those in the file.
+on stdout: the reason per document (None: kept), or the number of kept documents. Jobs whose name ends in `-given` do not
+split words or sentences themselves but take those in the file. Time is taken by the process that starts this one.
 """
 
 import importlib
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,13 @@ def _give_words(rows: list[dict[str, Any]]) -> None:
 
 
 def filter_documents(job: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return CPU seconds and the reason per document."""
+    """Return the reason per document."""
     filters = _filters(job.removesuffix("-given"))
     if job.endswith("-given"):
         _give_words(rows)
     document = _load("data").Document
     documents = [document(text=row["text"], id=str(number)) for number, row in enumerate(rows)]
-    if not job.endswith("-given"):  # load the tokenizer's models before the clock starts
-        for step in filters:
-            step.filter(document(text="The first words of a text.", id="warm-up"))
-    start = time.process_time()
-    reasons = [_first_reason(filters, document) for document in documents]
-    return {"seconds": time.process_time() - start, "reasons": reasons}
+    return {"reasons": [_first_reason(filters, document) for document in documents]}
 
 
 def _first_reason(filters: list[Any], document: Any) -> str | None:
@@ -63,13 +57,12 @@ def _first_reason(filters: list[Any], document: Any) -> str | None:
 
 
 def deduplicate(path: Path) -> dict[str, Any]:
-    """Run the four MinHash stages, 14 x 8 on 5-grams, and return CPU seconds and the number of kept documents."""
+    """Run the four MinHash stages, 14 x 8 on 5-grams, and return the number of kept documents."""
     minhash = _load("pipeline.dedup.minhash")
     reader = _load("pipeline.readers").JsonlReader
     writer = _load("pipeline.writers").JsonlWriter
     executor = _load("executor").LocalPipelineExecutor
     config = minhash.MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
-    _load("utils.text").split_into_words("The first words of a text.")
     with tempfile.TemporaryDirectory() as folder:
         names = [f"{folder}/{name}" for name in ("signatures", "buckets", "remove", "kept")]
         read = reader(str(path.parent), glob_pattern=path.name)
@@ -79,13 +72,11 @@ def deduplicate(path: Path) -> dict[str, Any]:
             [minhash.MinhashDedupCluster(input_folder=names[1], output_folder=names[2], config=config)],
             [read, minhash.MinhashDedupFilter(input_folder=names[2]), writer(names[3], compression=None)],
         ]
-        start = time.process_time()
         for number, stage in enumerate(stages):
             tasks = config.num_buckets if number == 1 else 1
             executor(pipeline=stage, tasks=tasks, workers=1, logging_dir=f"{folder}/log{number}").run()
-        seconds = time.process_time() - start
         kept = sum(len(file.read_text("utf-8").splitlines()) for file in Path(names[3]).glob("*.jsonl"))
-    return {"seconds": seconds, "kept": kept}
+    return {"kept": kept}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def run_datatrove(job: str, rows: Path) -> dict[str, Any]:
         rows: File of `write_rows`.
 
     Returns:
-        `seconds` of CPU time, and `reasons` or `kept`.
+        `reasons` or `kept`, and `seconds`: CPU time of the whole child, taken by this process. Of that, starting is a
+        part; a run on one document tells how large.
 
     Raises:
         InputError: uv is missing, or the environment cannot be made.
@@ -63,8 +65,15 @@ def run_datatrove(job: str, rows: Path) -> dict[str, Any]:
     packages = [part for package in PACKAGES for part in ("--with", package)]
     command = ["uv", "run", "--quiet", "--isolated", "--no-project", "--python", python, *packages]
     command += ["python", str(script), job, str(rows)]
+    before = _child_seconds()
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    seconds = _child_seconds() - before
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(f"datatrove could not be run ({last}).")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "seconds": seconds}
+
+
+def _child_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("svg")
 
+import numpy as np
 from matplotlib import pyplot as plt
 from tenfold_shared.files import atomic_write
 
@@ -33,13 +34,14 @@ MAX_BARS = 24
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draw_pareto(path: Path, rows: Rows, quality: str) -> None:
+def draw_pareto(path: Path, rows: Rows, quality: str, source: str = "") -> None:
     """Draw `quality` over the time to first token, one panel per language model, the frontier's points ringed.
 
     Args:
         path: SVG file to write.
         rows: Rows of `fastvlm.profile`.
         quality: Column on the vertical axis.
+        source: Which run the rows are of, where it is not this one.
     """
     models = list(dict.fromkeys(row["llm"] for row in rows))
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
@@ -56,7 +58,7 @@ def draw_pareto(path: Path, rows: Rows, quality: str) -> None:
         axes[0][0].set_ylabel(LABELS[quality])
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         title = "Time to first token by encoder, resolution and language model; rings mark the Pareto frontier"
-        _save(figure, path, title, "Scatter plots; hollow markers are images in tiles.")
+        _save(figure, path, title, f"Scatter plots; hollow markers are images in tiles. {source}".strip())
 
 
 def _scatter(axis: Any, rows: Rows, quality: str, colour: str, label: str) -> None:
@@ -80,12 +82,45 @@ def draw_ttft(path: Path, rows: Rows) -> None:
     """
     smallest = min(rows, key=lambda row: row["llm_params_b"])["llm"]
     chosen = sorted((row for row in rows if row["llm"] == smallest), key=lambda row: row["ttft_ms"])[:MAX_BARS]
-    names = [
-        f"{LABELS[row['encoder']]} {row['resolution']}" + (f", {row['tiles']} tiles" if row["tiles"] > 1 else "")
-        for row in chosen
-    ]
+    names = [f"{LABELS[row['encoder']]} {_view(row)}" for row in chosen]
     bars = [(name, row["encoder_ms"] / 1e3, row["prefill_ms"] / 1e3) for name, row in zip(names, chosen, strict=True)]
     draw_bars(path, bars, f"Time to first token with {smallest}")
+
+
+def draw_table(path: Path, rows: Rows, title: str) -> None:
+    """Draw the table of a profile: one line per encoder, resolution and tiling, the frontier's times in bold.
+
+    Args:
+        path: SVG file to write.
+        rows: Rows of `fastvlm.profile`.
+        title: Caption of the figure.
+    """
+    models = list(dict.fromkeys(row["llm"] for row in rows))
+    lines: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        line = (LABELS[row["encoder"]], _view(row), str(row["image_tokens"]), f"{row['encoder_ms'] / 1e3:.2f}")
+        lines.setdefault(line, {})[row["llm"]] = row
+    header = ("image encoder", "pixels", "tokens", "encoder, s", *models)
+    places = np.cumsum([0.0, 1.5, 1.5, 0.9, 1.1, *[1.2] * len(models)])
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(places[-1], 0.22 * (len(lines) + 2)), layout="constrained")
+        axis.set_axis_off()
+        axis.set(xlim=(0, places[-1]), ylim=(len(lines) + 0.5, -1))
+        for place, word in zip(places[:-1], header, strict=True):
+            axis.text(place, -0.2, word, style="italic")
+        for number, (line, times) in enumerate(lines.items(), start=1):
+            cells = [(word, "normal") for word in line]
+            cells += [
+                (f"{row['ttft_ms'] / 1e3:.2f}", "bold" if row["pareto"] else "normal")
+                for row in (times[model] for model in models)
+            ]
+            for place, (word, weight) in zip(places[:-1], cells, strict=True):
+                axis.text(place, number, word, weight=weight)
+        _save(figure, path, title, "Seconds to the first token per language model; bold: on the Pareto frontier.")
+
+
+def _view(row: Mapping[str, Any]) -> str:
+    return f"{row['resolution']}" + (f", {row['tiles']} tiles" if row["tiles"] > 1 else "")
 
 
 def draw_bars(path: Path, bars: Sequence[tuple[str, float, float]], title: str) -> None:
