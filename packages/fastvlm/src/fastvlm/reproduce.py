@@ -7,13 +7,14 @@ random, which time does not depend on. LLaVA-1.5 setup: the same Vicuna-7B-shape
 FastViTHD at 768 px (144 tokens, the reading of the abstract's 3.2x that fits) and at 1,024 px (256 tokens) against
 ViT-L/14 at 336 px (576 tokens, last block left out as LLaVA reads the one before it). LLaVA-OneVision: FastVLM-0.5B at
 1,024 px against ten SigLIP-SO400M views of 384 px (an image of 1,152 px in nine tiles, and an overview) and 7,290
-tokens, the same Qwen2-0.5B-shaped language model. 24 text tokens on both sides. One view is timed and counts ten times.
-The 7B model shares one layer's tensors over all layers (`fastvlm.prefill`). Where a pass has over a thousand tokens or
-7B parameters, one layer runs (full: four) and the others' time is extrapolated. Rounds in which every part runs once in
-random order take the place of seeds; primary metric: the peer's time over ours in the same round; control: the peer, a
-ratio of 1; minimum effect: half of the gain that the paper reports (1.1) for LLaVA-1.5, and for LLaVA-OneVision a
-factor of five (the paper's 85x sets an M1's neural engine beside its GPU; a CPU has one speed for both). smoke shrinks
-all sides to a quarter. The paper measured an M1 with Core ML and MLX.
+tokens, the same Qwen2-0.5B-shaped language model. 24 text tokens on both sides. One view is timed (at 378 px, the 27 x
+27 patches of 384) and counts ten times. The 7B model shares one layer's tensors over all layers (`fastvlm.prefill`).
+Where a pass has over a thousand tokens or 7B parameters, one layer runs (full: four) and the others' time is
+extrapolated. Rounds in which every part runs once in random order take the place of seeds; primary metric: the peer's
+time over ours in the same round; control: the peer, a ratio of 1; minimum effect: half of the gain that the paper
+reports (1.1) for LLaVA-1.5, and for LLaVA-OneVision a factor of five (the paper's 85x sets an M1's neural engine beside
+its GPU; a CPU has one speed for both). smoke shrinks all sides to a quarter. The paper measured an M1 with Core ML and
+MLX.
 
 Beside the claims stands the latency analysis (Sec. 3.2): table and frontier of `fastvlm profile`, of a recorded run.
 """
