@@ -59,7 +59,9 @@ def test_an_unknown_label_is_named(model):
 
 
 def test_perplexity_needs_its_extra_or_computes_it(tmp_path):
-    arpa = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1.0\t<unk>\n-99\t<s>\n-0.5\t</s>\n-0.3\tword\n\n\\end\\\n"
+    unigrams = "-1.0\t<unk>\n-99\t<s>\t0\n-0.5\t</s>\n-0.9\tword\t-0.1\n"
+    bigrams = "-0.2\t<s> word\n-0.3\tword word\n"
+    arpa = f"\\data\\\nngram 1=4\nngram 2=2\n\n\\1-grams:\n{unigrams}\n\\2-grams:\n{bigrams}\n\\end\\\n"
     (tmp_path / "lm.arpa").write_text(arpa)
     config = Score(str(tmp_path / "lm.arpa"), kind="perplexity")
     try:
@@ -69,7 +71,7 @@ def test_perplexity_needs_its_extra_or_computes_it(tmp_path):
             list(score([Document("word word")], config))
         return
     [(document, _)] = score([Document("word word")], config)
-    assert document.fields["quality"] == pytest.approx(10 ** ((0.3 + 0.3 + 0.5) / 3), rel=1e-4)
+    assert document.fields["quality"] == pytest.approx(10 ** ((0.2 + 0.3 + 0.1 + 0.5) / 3), rel=1e-4)
 
 
 def test_equality_keeps():

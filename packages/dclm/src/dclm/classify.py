@@ -109,8 +109,10 @@ def _load_kenlm(path: str) -> Any:
     if not Path(path).is_file():
         raise InputError(f"no KenLM model at {path}; give an .arpa or .bin file.")
     kenlm = require_extra("kenlm", "kenlm", "dclm")
+    options = kenlm.Config()
+    options.show_progress = False
     try:
-        return kenlm.Model(path)
+        return kenlm.Model(path, options)
     except OSError as error:
         raise InputError(f"{path} is no KenLM model ({error}).") from error
 
