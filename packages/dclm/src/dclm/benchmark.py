@@ -2,12 +2,12 @@
 
     dclm benchmark --budget laptop        (two cores, about six minutes)
 
-Each job runs in rounds, ours and the peer's in turn, and this process takes the CPU seconds of both: its own around the
-work, and those of the peer's child less what the same child takes for one document (start, imports, models). Outputs are
-compared first: on equal words Gopher's decisions must be datatrove's.
-A row gives median documents per CPU second, the ratio (the peer's seconds over ours, median of rounds) and its spread.
-datatrove runs repetition before quality, as FineWeb does; ours runs the cheaper quality rules first: equal decisions.
-Rows without a peer compare with the bare library, or one process with two.
+Each job runs in rounds, ours and the peer's in turn, and this process takes the CPU seconds of both: its own around
+the work, and those of the peer's child less what the same child takes for one document (start, imports, models).
+Outputs are compared first: on equal words Gopher's decisions must be datatrove's. A row gives median documents per CPU
+second, the ratio (the peer's seconds over ours, median of rounds) and its spread. datatrove runs repetition before
+quality, as FineWeb does; ours runs the cheaper quality rules first: equal decisions. Rows without a peer compare with
+the bare library, or one process with two.
 """
 
 from __future__ import annotations

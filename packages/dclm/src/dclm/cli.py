@@ -1,4 +1,4 @@
-"""The command `dclm`: run, stats, pool, presets, benchmark, reproduce, and the verbs of `verbs.py`."""
+"""The command `dclm`: run, stats, pool, aggregate, leaderboard, benchmark and so on, and the verbs of `verbs.py`."""
 
 from __future__ import annotations
 
@@ -141,6 +141,67 @@ class Presets:
 
 
 @dataclass(frozen=True)
+class Aggregate:
+    """Average evaluation records to CORE and EXTENDED, as the authors do.
+
+    For example:
+    dclm aggregate evaluation_mymodel.json
+
+    dclm aggregate exp_data/evals/*.json --version v1 --json
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Evaluation records: JSON with accuracies under eval_metrics, icl."""
+    version: Literal["v1", "v2"] = "v2"
+    """Baselines of chance: v2 set some right, v1 gives the paper's numbers."""
+    json: bool = False
+    """Print JSON, with the missing tasks and the means by category."""
+    quiet: bool = False
+    """No effect here: nothing is logged."""
+
+    def run(self) -> None:
+        """Print one row per record."""
+        from dclm.scores import aggregate, read_record
+
+        scores = [aggregate(read_record(path)["eval_metrics"]["icl"], self.version) for path in self.files]
+        rows = [{"file": str(path), **row} for path, row in zip(self.files, scores, strict=True)]
+        columns = ("file", "core", "extended", "mmlu")
+        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Write a page that sorts evaluation records, and print them by CORE.
+
+    For example:
+    dclm leaderboard exp_data/evals/*.json --out leaderboard.html
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Evaluation records, told apart by their uuid."""
+    out: Path = Path("leaderboard.html")
+    """Page to write; it loads nothing from elsewhere."""
+    version: Literal["v1", "v2"] = "v2"
+    """Baselines of chance."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No effect here: nothing is logged."""
+
+    def run(self) -> None:
+        """Write the page and print the rows."""
+        from tenfold_shared.files import atomic_write
+
+        from dclm.leaderboard import leaderboard_rows, render_leaderboard
+
+        rows = leaderboard_rows(self.files, self.version)
+        with atomic_write(self.out, "w") as page:
+            page.write(render_leaderboard(rows, self.version))
+        columns = ("model", "scale", "core", "extended", "mmlu")
+        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Time this package against datatrove on the same documents, in one run.
 
@@ -232,6 +293,8 @@ def _dispatch() -> None:
         "classify": Classify,
         "decontaminate": Decontaminate,
         "stats": Stats,
+        "aggregate": Aggregate,
+        "leaderboard": Leaderboard,
         "pool": Pool,
         "presets": Presets,
         "benchmark": Benchmark,

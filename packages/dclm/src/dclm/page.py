@@ -1,11 +1,11 @@
-"""A page that says what each stage removed and why: one file, no scripts, nothing loaded from elsewhere."""
+"""Pages of one file that load nothing from elsewhere; here the one that says what each stage removed and why."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
-__all__ = ["render_page"]
+__all__ = ["render_document", "render_page"]
 
 STYLE = """
 :root { color-scheme: light dark; --bar: #4477aa; --gone: #cc6677; --line: #8884; }
@@ -35,11 +35,25 @@ def render_page(statistics: dict[str, Any]) -> str:
     title = f"{last['documents_out']:,} of {first['documents_in']:,} documents kept"
     parts = [f"<h1>{title}</h1>", f"<p>{statistics['num_shards']:,} shards.</p>", _overview(stages)]
     parts += [_stage(stage) for stage in stages]
+    return render_document(title, "".join(parts))
+
+
+def render_document(title: str, body: str, script: str = "") -> str:
+    """Return a whole HTML document.
+
+    Args:
+        title: Plain text.
+        body: HTML.
+        script: A script of its own, which the page's policy then allows.
+    """
+    policy = POLICY + ("; script-src 'unsafe-inline'" if script else "")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>dclm: {title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<title>dclm: {escape(title)}</title><style>{STYLE}</style></head><body>{body}"
+        + (f"<script>{script}</script>" if script else "")
+        + "</body></html>\n"
     )
 
 

@@ -1,8 +1,8 @@
 """Runs in an environment of its own, with datatrove, without this package: `python peer_datatrove.py JOB DOCUMENTS`.
 
 DOCUMENTS is a JSON-lines file with `text`, `words` and, per line of the text, `sentences`. The answer is a JSON object
-on stdout: the reason per document (None: kept), or the number of kept documents. Jobs whose name ends in `-given` do not
-split words or sentences themselves but take those in the file. Time is taken by the process that starts this one.
+on stdout: the reason per document (None: kept), or the number of kept documents. Jobs whose name ends in `-given` do
+not split words or sentences themselves but take those in the file. Time is taken by the process that starts this one.
 """
 
 import importlib
