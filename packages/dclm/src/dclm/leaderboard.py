@@ -108,6 +108,7 @@ def render_leaderboard(rows: Sequence[dict[str, Any]], version: Version = "v2") 
 
 def _cell(name: str, value: Any) -> str:
     if name not in SCORES:
-        return f'<td data-value="{escape(value)}">{escape(value)}</td>'
+        wraps = " class=w" if name == "model" else ""
+        return f'<td{wraps} data-value="{escape(value)}">{escape(value)}</td>'
     shown, order = ("–", 0) if value is None else (f"{100 * value:.1f}", round(1e6 * (2 + value)))
     return f'<td class="n" data-value="{order}">{shown}</td>'

@@ -13,6 +13,10 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; display: block; overflow-x: auto; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.w { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
+th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
+th[aria-sort=descending] button::after { content: " ↓"; }
+th[aria-sort=ascending] button::after { content: " ↑"; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid var(--line); padding-left: .75rem; }
 details { margin: .25rem 0; }
 svg { max-width: 100%; height: auto; }
