@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from tenfold_shared.progress import progress
 
-from dclm.config import Bloom, Extract, MinHash, Recipe
+from dclm.config import Bloom, Extract, MinHash, Recipe, RefinedWeb
 from dclm.data import read_documents, write_documents
 from dclm.dedup.bloom import bloom, count_ngrams
 from dclm.dedup.bloom_filter import BloomFilter
@@ -42,7 +42,6 @@ Budget = Literal["smoke", "laptop", "full"]
 AIM_FILTERS, AIM_MINHASH, AIM_EXTRACTION = 30.0, 20.0, 0.9
 MEGABYTE = 2**20
 DOCUMENTS = "documents per CPU s"
-NUM_SHARDS = 16  # of the corpus for one process against two: starting them must not be what is measured
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,10 @@ class Plan:
     num_documents: int
     rounds: int
     copies: int  # of the corpus in the larger memory measurement
+    pools: int  # copies of the sample pool for one process against two: starting them must not be what is measured
 
 
-PLANS: dict[Budget, Plan] = {"smoke": Plan(60, 1, 4), "laptop": Plan(400, 5, 8), "full": Plan(685, 7, 16)}
+PLANS: dict[Budget, Plan] = {"smoke": Plan(60, 1, 4, 1), "laptop": Plan(400, 5, 8, 5), "full": Plan(685, 7, 16, 10)}
 
 
 def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
@@ -198,17 +198,18 @@ def _string_set(texts: list[str]) -> int:
 
 
 def _compare_processes(work: Work) -> list[dict[str, Any]]:
-    """Wall seconds of two processes against one, starting them included."""
+    """Wall seconds of two processes against one, starting them included, from WARC files to filtered documents."""
     walls: dict[int, list[float]] = {1: [], 2: []}
-    shards = _shards(work, "processes", NUM_SHARDS)
+    shards = sample_pool() * work.plan.pools
+    count = sum(1 for path in shards for _ in read_documents(path))
     for number in range(work.plan.rounds):
         for workers, seconds in walls.items():
             options = RunOptions(engine="processes", num_workers=workers, quiet=True)
             start = time.perf_counter()
-            run(shards, Recipe((Extract(), MinHash())), out=work.folder / f"p{workers}-{number}", options=options)
+            run(shards, Recipe((Extract(), RefinedWeb())), out=work.folder / f"p{workers}-{number}", options=options)
             seconds.append(time.perf_counter() - start)
-    rest = {"peer_name": "one process", "unit": "documents per wall s", "aim": None}
-    return [_row("MinHash recipe on two processes", walls[2], walls[1], NUM_SHARDS * len(work.texts), **rest)]
+    rest = {"peer_name": "one process", "unit": "pages per wall s", "aim": None}
+    return [_row("extraction and RefinedWeb's rules on two processes", walls[2], walls[1], count, **rest)]
 
 
 def _shards(work: Work, name: str, copies: int) -> list[str]:
