@@ -147,3 +147,18 @@ def test_embeddings_do_not_depend_on_the_rest_of_the_batch(tiny_model):
             together = encode(inputs)
             torch.testing.assert_close(encode(inputs[order]), together[order], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(encode(inputs[:1]), together[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_an_activation_in_place_overwrites_only_what_needs_no_gradient(memory_format):
+    act = blocks.GELU()
+    act.in_place = True
+    x = torch.randn(2, 3, 4, 5).to(memory_format=memory_format)
+    expected = F.gelu(x)
+    needed = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    torch.testing.assert_close(act(needed), expected)
+    assert torch.equal(needed, x)
+    act(needed).sum().backward()
+    assert needed.grad.abs().sum() > 0
+    torch.testing.assert_close(act(x), expected)
+    torch.testing.assert_close(x, expected)

@@ -51,13 +51,15 @@ def _conv_bn(in_channels: int, out_channels: int, kernel: Size, stride: int = 1,
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels)))
 
 
-class _GELU(nn.GELU):
+class GELU(nn.GELU):
     """Exact GELU; on a CPU, torch's kernel for channels-last maps takes three times as long as the one for a view."""
 
+    in_place = False  # set by `optimize_for_inference`: memory for another map takes longer than the function
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return super().forward(x)
+        view = x.permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x
+        y = torch.ops.aten.gelu_(view) if self.in_place and not x.requires_grad else super().forward(view)
+        return y if view is x else y.permute(0, 3, 1, 2)
 
 
 class SqueezeExcite(nn.Sequential):
@@ -113,7 +115,7 @@ class MobileOneBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.se = SqueezeExcite(out_channels, se_channels) if se_channels else nn.Identity()
-        self.activation = _GELU() if act else nn.Identity()
+        self.activation = GELU() if act else nn.Identity()
         keeps_shape = in_channels == out_channels and stride == 1
         self.rbr_skip = nn.BatchNorm2d(in_channels) if keeps_shape else None
         self.rbr_conv = nn.ModuleList([_conv_bn(in_channels, out_channels, kernel, stride, groups)])
@@ -213,7 +215,7 @@ class ConvFFN(nn.Module):
         super().__init__()
         self.conv = _conv_bn(dim, dim, kernel, groups=dim)
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1)
-        self.act = _GELU()
+        self.act = GELU()
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1)
 
     def forward(self, x: Float[Tensor, "batch dim h w"]) -> Float[Tensor, "batch dim h w"]:
@@ -345,9 +347,8 @@ class _LargeKernelConv(nn.Module):
         super().__init__()
         self.lkb_origin = _conv_bn(in_channels, out_channels, 7, 2, in_channels)
         self.small_conv = _conv_bn(in_channels, out_channels, 3, 2, in_channels)
-        names = ("fc1", "fc2")
-        self.se = SqueezeExcite(out_channels, se_channels, names) if se_channels else nn.Identity()
-        self.activation = _GELU()
+        self.se = SqueezeExcite(out_channels, se_channels, ("fc1", "fc2")) if se_channels else nn.Identity()
+        self.activation = GELU()
         self.lkb_reparam: nn.Conv2d | None = None
 
     def forward(self, x: Tensor) -> Tensor:

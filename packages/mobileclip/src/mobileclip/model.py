@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mobileclip.blocks import ConvFFN
+from mobileclip.blocks import GELU, ConvFFN
 from mobileclip.config import MobileCLIPConfig
 from mobileclip.fusion import ModuleT, reparameterize
 from mobileclip.image_encoder import ImageEncoder
@@ -93,9 +93,9 @@ class MobileCLIP(nn.Module):
 def optimize_for_inference(model: ModuleT) -> ModuleT:
     """Return a copy of `model` in its fastest eager form.
 
-    Beyond `reparameterize`, the batch normalisation of every ConvFFN is folded into its convolution and weights
-    are stored channels-last. Outputs agree within about 1e-6 relative; the state dict no longer has the official
-    keys, so save the model before this call.
+    Beyond `reparameterize`, the batch normalisation of every ConvFFN is folded into its convolution, activations
+    overwrite their input where no gradient is wanted, and weights are stored channels-last. Outputs agree within
+    about 1e-6 relative; the state dict no longer has the official keys, so save the model before this call.
 
     Args:
         model: A MobileCLIP, an encoder or any module made of `mobileclip.blocks`.
@@ -107,6 +107,8 @@ def optimize_for_inference(model: ModuleT) -> ModuleT:
     for module in fast.modules():
         if isinstance(module, ConvFFN):
             module.fold_batch_norm()
+        elif isinstance(module, GELU):
+            module.in_place = True
     return fast.to(memory_format=torch.channels_last)
 
 
