@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from tenfold_shared.commands import InputError, print_result, run_command
@@ -14,9 +15,6 @@ from tyro.conf import Positional
 
 from dataset_decomposition import cli_data
 from dataset_decomposition.config import PRESETS, Curriculum, TrainConfig
-
-if TYPE_CHECKING:
-    from tenfold_shared.claims import ClaimResult
 
 PresetName = Literal["tiny", "160m", "410m", "1b", "3b", "7b"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -186,15 +184,11 @@ class Benchmark(cli_data.Output):
 
     def run(self) -> None:
         """Measure, write benchmarks.json and print the rows."""
-        from tenfold_shared.files import write_json
+        from tenfold_shared.verbs import report_benchmarks
 
         from dataset_decomposition.benchmark import benchmark
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
-        write_json(self.out / "benchmarks.json", rows)
-        columns = ("work", "unit", "ours", "peer_name", "peer", "ratio", "spread")
-        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 @dataclass(frozen=True)
@@ -216,25 +210,11 @@ class Reproduce(cli_data.Output):
 
     def run(self) -> None:
         """Measure, write claims.json and print the claims."""
-        from tenfold_shared.claims import write_claims
+        from tenfold_shared.verbs import report_claims
 
         from dataset_decomposition.reproduce import reproduce
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
-        write_claims(self.out / "claims.json", claims)
-        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
-        print_result(rows, self.json)
-
-
-def _claim_row(claim: ClaimResult) -> dict[str, object]:
-    paper = claim.paper_value
-    return {
-        "claim": claim.claim,
-        "paper": "" if paper is None else f"{paper.value:g}",
-        "ours": "" if claim.ours is None else f"{claim.ours.mean:.3f} [{claim.ours.low:.3f}, {claim.ours.high:.3f}]",
-        "verdict": claim.verdict,
-    }
+        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 def _device(name: Device) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from tenfold_shared.commands import print_result, run_command
@@ -13,9 +14,6 @@ from tyro.conf import Positional
 
 from dclm.config import PRESETS
 from dclm.verbs import Classify, Common, Decontaminate, Dedup, Extract, Filter, Inputs, Options
-
-if TYPE_CHECKING:
-    from tenfold_shared.claims import ClaimResult
 
 Budget = Literal["smoke", "laptop", "full"]
 
@@ -224,15 +222,11 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure, write benchmarks.json and print the rows."""
-        from tenfold_shared.files import write_json
+        from tenfold_shared.verbs import report_benchmarks
 
         from dclm.benchmark import benchmark
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
-        write_json(self.out / "benchmarks.json", rows)
-        columns = ("work", "ours", "peer_name", "peer", "ratio", "spread", "unit")
-        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 @dataclass(frozen=True)
@@ -258,25 +252,11 @@ class Reproduce:
 
     def run(self) -> None:
         """Measure, write claims.json and print the claims."""
-        from tenfold_shared.claims import write_claims
+        from tenfold_shared.verbs import report_claims
 
         from dclm.reproduce import reproduce
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
-        write_claims(self.out / "claims.json", claims)
-        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
-        print_result(rows, self.json)
-
-
-def _claim_row(claim: ClaimResult) -> dict[str, object]:
-    paper = claim.paper_value
-    return {
-        "claim": claim.claim,
-        "paper": "" if paper is None else f"{paper.value:g}",
-        "ours": "" if claim.ours is None else f"{claim.ours.mean:.3g} [{claim.ours.low:.3g}, {claim.ours.high:.3g}]",
-        "verdict": claim.verdict,
-    }
+        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from PIL import Image
-    from tenfold_shared.claims import ClaimResult
 
     from fastvlm.predict import Conversation
 
@@ -304,15 +304,11 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure, write benchmarks.json and print the rows."""
-        from tenfold_shared.files import write_json
+        from tenfold_shared.verbs import report_benchmarks
 
         from fastvlm.benchmark import benchmark
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
-        write_json(self.out / "benchmarks.json", rows)
-        columns = ("work", "threads", "ours", "peer_name", "peer", "ratio", "spread")
-        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 @dataclass(frozen=True)
@@ -338,15 +334,11 @@ class Reproduce:
 
     def run(self) -> None:
         """Measure, write claims.json and print the claims."""
-        from tenfold_shared.claims import write_claims
+        from tenfold_shared.verbs import report_claims
 
         from fastvlm.reproduce import reproduce
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
-        write_claims(self.out / "claims.json", claims)
-        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
-        print_result(rows, self.json)
+        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 def read_pictures(paths: tuple[Path, ...]) -> list[Image.Image]:
@@ -354,16 +346,6 @@ def read_pictures(paths: tuple[Path, ...]) -> list[Image.Image]:
     from fastvlm.processor import load_image
 
     return [load_image(path) for path in paths]
-
-
-def _claim_row(claim: ClaimResult) -> dict[str, object]:
-    paper = claim.paper_value
-    return {
-        "claim": claim.claim,
-        "paper": "" if paper is None else f"{paper.value:g}",
-        "ours": "" if claim.ours is None else f"{claim.ours.mean:.2f} [{claim.ours.low:.2f}, {claim.ours.high:.2f}]",
-        "verdict": claim.verdict,
-    }
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,8 +19,6 @@ from mobileclip.config import PRESETS, TRAIN_PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from tenfold_shared.claims import ClaimResult
 
     from mobileclip.predict import Pipeline
 
@@ -225,15 +224,11 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure, write benchmarks.json and print the rows."""
-        from tenfold_shared.files import write_json
+        from tenfold_shared.verbs import report_benchmarks
 
         from mobileclip.benchmark import benchmark
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
-        write_json(self.out / "benchmarks.json", rows)
-        columns = ("work", "threads", "ours", "peer_name", "peer", "ratio", "spread")
-        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 @dataclass(frozen=True)
@@ -259,15 +254,11 @@ class Reproduce:
 
     def run(self) -> None:
         """Measure, write claims.json and print the claims."""
-        from tenfold_shared.claims import write_claims
+        from tenfold_shared.verbs import report_claims
 
         from mobileclip.reproduce import reproduce
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
-        write_claims(self.out / "claims.json", claims)
-        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
-        print_result(rows, self.json)
+        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 def _check_files(paths: tuple[Path, ...]) -> None:
@@ -277,16 +268,6 @@ def _check_files(paths: tuple[Path, ...]) -> None:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"no picture at {path}; check the path.")
-
-
-def _claim_row(claim: ClaimResult) -> dict[str, object]:
-    paper = claim.paper_value
-    return {
-        "claim": claim.claim,
-        "paper": "" if paper is None else f"{paper.value:g}",
-        "ours": "" if claim.ours is None else f"{claim.ours.mean:.2f} [{claim.ours.low:.2f}, {claim.ours.high:.2f}]",
-        "verdict": claim.verdict,
-    }
 
 
 def main() -> None:
