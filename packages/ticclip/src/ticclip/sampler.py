@@ -1,0 +1,104 @@
+"""Which item a position of training gets: random access, no repetition before an epoch ends, nothing to remember.
+
+Position p of a step is an item by arithmetic alone, so that resuming is setting a number, hosts need not talk, and the
+cost does not grow with the data or with the number of past steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ticclip.index import mix
+
+ROUNDS = 4
+
+
+def permute(positions: np.ndarray, size: int | np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Map positions below `size` to one another by a keyed Feistel network with cycle walking.
+
+    Args:
+        positions: [n], at least 0 and below `size`.
+        size: Number of items, or one for each position.
+        key: Number of each position's permutation [n].
+
+    Returns:
+        int64 [n]; over all positions of one key every number below `size` once.
+    """
+    sizes = np.broadcast_to(np.asarray(size, np.uint64), positions.shape)
+    half = np.uint64(max(1, (int(sizes.max()) - 1).bit_length() + 1) // 2 or 1)
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    key = key.astype(np.uint64)
+
+    def walk(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        left, right = values >> half, values & mask
+        for turn in range(ROUNDS):
+            salt = mix(keys + np.uint64(turn * 0x9E3779B97F4A7C15 % 2**64))
+            left, right = right, left ^ (mix(right ^ salt) & mask)
+        return (left << half) | right
+
+    with np.errstate(over="ignore"):
+        found = walk(positions.astype(np.uint64), key)
+        while (outside := found >= sizes).any():
+            found[outside] = walk(found[outside], key[outside])
+    return found.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The pool of one step of a stream: kept items of earlier steps, and its own.
+
+    Args:
+        sources: Rows of the index, one array for each step in the pool.
+        balanced: Give every source as many positions as every other; else every item is as likely as every other.
+        seed: Of the order.
+    """
+
+    sources: tuple[np.ndarray, ...]
+    balanced: bool = False
+    seed: int = 0
+
+    @property
+    def size(self) -> int:
+        """Items in the pool."""
+        return sum(map(len, self.sources))
+
+    def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the rows at positions of training, from 0 to any number [n]."""
+        places = np.asarray(positions, np.int64)
+        if not self.balanced:
+            return self._take(self._offsets(), self._draw(places, self.size, 0))
+        turn, source = np.divmod(places, len(self.sources))
+        sizes = np.array([len(rows) for rows in self.sources])[source]
+        offsets = self._offsets()
+        return self._take(offsets, offsets[source] + self._draw(turn, sizes, source + 1))
+
+    def _draw(self, places: np.ndarray, size: int | np.ndarray, salt: int | np.ndarray) -> np.ndarray:
+        epoch, place = np.divmod(places, size)
+        with np.errstate(over="ignore"):
+            key = mix(np.uint64(self.seed) + mix(np.asarray(epoch * 65537 + salt).astype(np.uint64)))
+        return permute(place, size, np.broadcast_to(key, place.shape))
+
+    def _offsets(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum([len(rows) for rows in self.sources])])
+
+    def _take(self, offsets: np.ndarray, places: np.ndarray) -> np.ndarray:
+        owner = np.searchsorted(offsets, places, side="right") - 1
+        found = np.empty(len(places), np.int64)
+        for source in np.unique(owner):
+            mine = owner == source
+            found[mine] = self.sources[source][places[mine] - offsets[source]]
+        return found
+
+    def count(self, num_positions: int, chunk: int = 1 << 20) -> tuple[list[int], int, int]:
+        """Count exactly what the first positions see.
+
+        Returns:
+            Draws of each source, the different items seen, and how often the most frequent one was.
+        """
+        seen = np.zeros(max(int(rows.max(initial=0)) for rows in self.sources) + 1, np.int64)
+        for start in range(0, num_positions, chunk):
+            np.add.at(seen, self.rows(np.arange(start, min(start + chunk, num_positions))), 1)
+        return [int(seen[rows].sum()) for rows in self.sources], int((seen > 0).sum()), int(seen.max())
