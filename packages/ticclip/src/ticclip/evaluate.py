@@ -170,3 +170,11 @@ def build_encoder(trainer: Any, params: Any, batch_size: int = 128) -> Encoder:
         lambda ids: trainer.embed_texts(local, ids),
         batch_size,
     )
+
+
+def encode_with(model: Any, batch_size: int = 128) -> Encoder:
+    """Return a model of `from_pretrained` as an `Encoder`."""
+    from flax import nnx
+
+    image, text = nnx.jit(lambda m, x: m.encode_image(x)), nnx.jit(lambda m, x: m.encode_text(x))
+    return Encoder(lambda pictures: image(model, pictures), lambda ids: text(model, ids), batch_size)

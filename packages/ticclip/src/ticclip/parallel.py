@@ -18,12 +18,21 @@ MIN_SHARDED = 1024  # smaller arrays are copied to every device
 
 
 def build_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
-    """Return a mesh over the visible devices: batches are cut along both axes, weights along `fsdp`."""
-    devices = jax.device_count()
-    data = devices // fsdp if data is None else data
-    if data * fsdp != devices:
-        raise InputError(f"a mesh of data={data}, fsdp={fsdp} needs {data * fsdp} devices; there are {devices}.")
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    """Return a mesh: batches are cut along both axes, weights along `fsdp`.
+
+    Args:
+        data: Devices along the first axis; by default all that there are, over `fsdp`.
+        fsdp: Devices that share one copy of the weights.
+
+    Raises:
+        InputError: More devices than there are, or fewer while several processes work together.
+    """
+    devices = jax.devices()
+    data = max(1, len(devices) // fsdp) if data is None else data
+    if data * fsdp > len(devices) or (data * fsdp < len(devices) and jax.process_count() > 1):
+        raise InputError(f"a mesh of data={data}, fsdp={fsdp} needs {data * fsdp} devices; there are {len(devices)}.")
+    used = devices[: data * fsdp]
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=used)
 
 
 def place(mesh: Mesh, tree: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tenfold_shared.commands import InputError
 from tenfold_shared.files import plain_json, write_json
 from tenfold_shared.logs import MetricsWriter
 from tenfold_shared.progress import progress
@@ -43,6 +44,7 @@ class RunOptions:
         checkpoint_every: Updates between checkpoints; the end of a step is one in any case.
         max_updates: Stop after so many updates of this process, to go on later; 0 for none.
         num_steps: Train the first steps only; 0 for all.
+        last_only: Train the last of them only, for methods that start every step from random weights.
         split: What is evaluated after every step.
         pool_size: Of retrieval.
         draws: Bootstrap draws.
@@ -52,6 +54,7 @@ class RunOptions:
     checkpoint_every: int = 500
     max_updates: int = 0
     num_steps: int = 0
+    last_only: bool = False
     split: Split = "test"
     pool_size: int | None = None
     draws: int = 1000
@@ -105,6 +108,10 @@ class _Run:
         self.index, self.config, self.out, self.options = index, config, out, options
         whole = plan_stream(config, index.sizes(), index.steps)
         self.plan = whole[: options.num_steps or len(whole)]
+        if options.last_only:
+            if config.method not in FRESH:
+                raise InputError(f"`last_only` needs a method that starts afresh ({', '.join(FRESH)}).")
+            self.plan = self.plan[-1:]
         self.trainer = get_trainer(config, mesh)
         self.examples = Examples(index, config.model)
         self.suite = Suite(self.examples, options.split, options.pool_size)
@@ -138,6 +145,9 @@ class _Run:
     def _folder(self, row: PlanRow) -> Path:
         return self.out / "steps" / f"{row.step:02d}"
 
+    def _earlier(self, row: PlanRow) -> list[PlanRow]:
+        return [before for before in self.plan if before.step < row.step]
+
     def _before(self, row: PlanRow) -> Any:
         """Return the weights that the step before ended with."""
         if self.previous is None:
@@ -161,7 +171,7 @@ class _Run:
         taught = self.config.method == "lwf" and row.step > 1
         teacher = put_tree(self.trainer.mesh, self._before(row)) if taught else None
         bar.update(update)
-        done = sum(earlier.updates for earlier in self.plan[: row.step - 1])
+        done = sum(earlier.updates for earlier in self._earlier(row))
         while update < row.updates:
             if self.left <= 0:
                 self._save(row, update, state, reader)
@@ -214,9 +224,9 @@ class _Run:
             self.metrics.write(number, {"stream_step": row.step, "learning_rate": rate, **shown})
 
     def _save(self, row: PlanRow, update: int, state: TrainState, reader: Any) -> None:
-        rows = self.plan[: row.step]
-        updates = sum(earlier.updates for earlier in rows[:-1]) + update
-        spent = sum(earlier.macs for earlier in rows[:-1]) + row.macs * update / row.updates
+        earlier = self._earlier(row)
+        updates = sum(before.updates for before in earlier) + update
+        spent = sum(before.macs for before in earlier) + row.macs * update / row.updates
         ledger = {"samples": updates * self.config.train.batch_size, "macs": spent}
         place = {"step": row.step, "update": update, "number": updates, "ledger": ledger}
         tree = {"params": state.params, "moments": state.moments}
@@ -262,19 +272,24 @@ class _Run:
     def _result(self) -> dict[str, Any]:
         """Put the steps' files together."""
         found = [json.loads((self._folder(row) / "result.json").read_text()) for row in self.plan]
-        matrices = {
-            name: [entry[name] for entry in found] for name in ("retrieval", "classification") if found[0][name]
-        }
-        hits = [entry["hits"] for entry in found]
-        square = [row[: len(found)] for row in matrices["retrieval"]]
+        steps = self.plan[-1].step
+        names = [name for name in ("retrieval", "classification") if found[0][name]]
+        matrices = {name: np.full((steps, len(self.index.steps)), np.nan) for name in names}
+        hits: list[Any] = [[]] * steps
+        for row, entry in zip(self.plan, found, strict=True):
+            for name in names:
+                matrices[name][row.step - 1] = np.array(entry[name], dtype=float)
+            hits[row.step - 1] = entry["hits"][:steps]
+        whole = len(found) == steps
+        intervals = bootstrap_scores(hits, draws=self.options.draws) if whole else {}
         result = {
             "method": self.config.method,
-            "steps": list(self.index.steps[: len(found)]),
+            "steps": list(self.index.steps[:steps]),
             "pool_size": self.suite.pool_size,
             "split": self.options.split,
-            **matrices,
-            "transfer": transfer_scores(square),
-            "intervals": bootstrap_scores([row[: len(found)] for row in hits], draws=self.options.draws),
+            **{name: matrix.tolist() for name, matrix in matrices.items()},
+            "transfer": transfer_scores(matrices["retrieval"][:, :steps]),
+            "intervals": intervals,
             "ledger": [entry["ledger"] for entry in found],
             "total_samples": sum(entry["ledger"]["samples"] for entry in found),
             "total_macs": sum(entry["ledger"]["macs"] for entry in found),
