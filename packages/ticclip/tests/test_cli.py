@@ -44,7 +44,7 @@ def test_from_pictures_to_a_comparison(monkeypatch, capsys, here, folder):
     built = answer("build", folder, "--out", "index", "--held-out", "0.2", "--validation", "0.2")
     assert [row["step"] for row in built["steps"]] == ["2019", "2020", "2021"]
     assert answer("stats", "index") == built
-    options = ("--batch-size", "16", "--samples-per-step", "32", "--model", "icons", "--learning-rate", "1e-3")
+    options = ("--batch-size", "16", "--samples-per-step", "32", "--model", "tiny", "--learning-rate", "1e-3")
     plan = answer("plan", "index", *options, "--method", "cumulative-exp")
     assert [row["samples"] for row in plan] == [32, 32, 32]
     assert answer("split", "index", "--out", "published")["steps"] == 3
@@ -70,7 +70,18 @@ def test_from_pictures_to_a_comparison(monkeypatch, capsys, here, folder):
 
 
 def test_a_dry_run_trains_nothing(monkeypatch, capsys, here, index):
-    arguments = ("run", index.folder, "--dry-run", "--mesh", "data=2,fsdp=2", "--batch-size", "8", "--json")
+    arguments = (
+        "run",
+        index.folder,
+        "--dry-run",
+        "--mesh",
+        "data=2,fsdp=2",
+        "--batch-size",
+        "8",
+        "--model",
+        "tiny",
+        "--json",
+    )
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert status == 0, err
     found = json.loads(out)
@@ -109,6 +120,10 @@ def lists(folder, steps):
     for step, names in steps.items():
         pairs = [tuple(np.frombuffer(to_uid(name), ">u8").astype("u8").tolist()) for name in names]
         np.save(folder / "lists" / f"{step}.npy", np.sort(np.array(pairs, UID)))
+
+
+def empty_dates(folder, picture):
+    write_csv(folder, picture, [*years(0, 9, 2016), *years(20, 9, 2018)])
 
 
 def same_uid(folder, picture):
@@ -182,6 +197,11 @@ REFUSED = {
         empty_step,
         [*LISTS, "--evaluation", "eval.pkl", "--validation", "0"],
         "step 2020 has no training data; merge it with another",
+    ),
+    "dates without data between them": (
+        empty_dates,
+        [*BUILD, "--by", "2017-01-01,2018-01-01"],
+        "step 1 (from 2017-01-01) has no training data",
     ),
     "the same uid in two steps": (same_uid, BUILD, "uid u1 is in steps 2019 and 2020; an item belongs to one step"),
     "the same uid in two lists": (same_uid_lists, LISTS, "is in the lists of 2019 and 2020; one step may hold it"),

@@ -17,9 +17,9 @@ def draw(seed, bias=None):
     return Pairs(jnp.asarray(image), jnp.asarray(text), jnp.float32(5.0), None if bias is None else jnp.float32(bias))
 
 
-@pytest.mark.parametrize("bias", [None, -3.0])
-@pytest.mark.parametrize("taught", [False, True])
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("bias", "taught", "shape"), [(None, False, (8, 1)), (None, True, (2, 4)), (-3.0, True, (2, 4))]
+)
 def test_the_local_loss_and_its_gradient(bias, taught, shape):
     mesh = build_mesh(*shape)
     teacher = draw(1, bias) if taught else None
@@ -28,7 +28,7 @@ def test_the_local_loss_and_its_gradient(bias, taught, shape):
         loss = contrastive_loss(own)
         return loss + 0.5 * distillation_loss(own, teacher) if taught else loss
 
-    found = jax.value_and_grad(lambda own: local_loss(mesh, own, teacher, 0.5))(draw(0, bias))
+    found = jax.jit(jax.value_and_grad(lambda own: local_loss(mesh, own, teacher, 0.5)))(draw(0, bias))
     expected = jax.value_and_grad(whole)(draw(0, bias))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -62,20 +62,23 @@ def update(config, shape, batch):
     return losses, fetch_tree(state.params)
 
 
+def plain_config(config):
+    """Adam divides by the gradient's size; keys' biases have none but rounding error, which epsilon keeps small."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epsilon=1e-2))
+
+
 @pytest.fixture(scope="module")
 def plain(tiny_config, batch):
-    return update(tiny_config, (1, 1), batch)
+    return update(plain_config(tiny_config), (1, 1), batch)
 
 
-@pytest.mark.parametrize(("shape", "accumulation"), [((2, 4), 1), ((1, 1), 4), ((2, 1), 2)])
+@pytest.mark.parametrize(("shape", "accumulation"), [((2, 4), 1), ((2, 1), 2)])
 def test_updates_are_the_same(tiny_config, batch, plain, shape, accumulation):
-    train = dataclasses.replace(tiny_config.train, accumulation=accumulation)
-    losses, params = update(dataclasses.replace(tiny_config, train=train), shape, batch)
+    train = dataclasses.replace(plain_config(tiny_config).train, accumulation=accumulation)
+    losses, params = update(dataclasses.replace(plain_config(tiny_config), train=train), shape, batch)
     assert losses == pytest.approx(plain[0], rel=1e-5)
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(plain[1]), strict=True):
-        # Adam divides by the gradient's size: where that is rounding error, a step may differ.
-        assert np.abs(ours - theirs).max() < 2e-4
-        assert np.linalg.norm(ours - theirs) <= 1e-3 * max(1e-2, np.linalg.norm(theirs))
+        assert np.abs(ours - theirs).max() < 1e-6, "a thousandth of the rate"
 
 
 def test_weights_lie_along_fsdp(tiny_config):
@@ -86,7 +89,7 @@ def test_weights_lie_along_fsdp(tiny_config):
     assert kernel.shape == (192, 32) and kernel.addressable_shards[0].data.shape == (48, 32)
     scale = jax.tree.leaves(params["logit_scale"])[0]
     assert scale.sharding.is_fully_replicated
-    assert all(leaf.spec == () for leaf in jax.tree.leaves(place(build_mesh(8, 1), params)))
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(place(build_mesh(8, 1), params)))
 
 
 def test_bytes_per_device_ahead_of_time(tiny_config):

@@ -125,12 +125,34 @@ def test_it_learns_what_it_sees(folder, tiny_config, tmp_path, mesh):
     index = build_index([folder], tmp_path / "index", BuildConfig(by="2000-01-01", held_out=0.2, validation=0.2))
     model = dataclasses.replace(tiny_config.model, text=dataclasses.replace(tiny_config.model.text, vocab_size=49408))
     train = dataclasses.replace(tiny_config.train, learning_rate=1e-2, weight_decay=0.0)
-    config = dataclasses.replace(tiny_config, model=model, train=train, samples_per_step=16 * 300)
+    config = dataclasses.replace(tiny_config, model=model, train=train, samples_per_step=16 * 500)
     run_stream(index, config, tmp_path / "run", mesh=mesh, options=QUIET)
     encoder = encode_with(from_pretrained(tmp_path / "run/steps/01"))
     batch = Examples(index, model)(index.rows(0)[:40])
     hits = retrieval_hits(encoder.images(batch["image"]), encoder.texts(batch["text"]), 40)
     assert hits.mean() > 0.5, "chance is 1/40"
+
+
+@pytest.mark.slow
+def test_twenty_four_steps(tmp_path, picture, tiny_config, mesh):
+    import csv
+
+    from ticclip.builder import BuildConfig, build_index
+
+    with open(tmp_path / "data.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "caption", "date"])
+        for number in range(24 * 14):
+            (tmp_path / f"{number}.png").write_bytes(picture(number))
+            writer.writerow(
+                [f"{number}.png", f"number {number}", f"{2020 + number % 24 // 12}-{1 + number % 12:02d}-05"]
+            )
+    index = build_index([tmp_path], tmp_path / "index", BuildConfig(by="month", held_out=0.4, validation=0.0))
+    assert len(index.steps) == 24 and index.steps[0] == "2020-01" and index.steps[-1] == "2021-12"
+    config = dataclasses.replace(tiny_config, method="cumulative-exp", samples_per_step=16)
+    result = run_stream(index, config, tmp_path / "run", mesh=mesh, options=QUIET)
+    assert np.array(result["retrieval"]).shape == (24, 24)
+    assert len(result["ledger"][-1]["draws"]) <= 24
 
 
 RUN = """
@@ -152,6 +174,9 @@ run_stream(TimeIndex(sys.argv[1]), config, sys.argv[2], mesh=build_mesh(), optio
 
 def start(index, out, *rest, devices=1):
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    # What one process compiled, the next one reads.
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(out.parent / "compiled")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     command = [sys.executable, "-c", RUN, str(index.folder), str(out), *rest]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -169,9 +194,9 @@ def updates(out):
 
 @pytest.mark.slow
 def test_killed_runs_end_as_the_uninterrupted_one(index, tmp_path):
-    """SIGKILL at three moments, two of them in the middle of a step of the stream."""
+    """SIGKILL in the first and in the middle of the second step of the stream."""
     finish(start(index, tmp_path / "whole"))
-    for point in (5, 35, 60):
+    for point in (5, 40):
         process = start(index, tmp_path / "killed")
         while updates(tmp_path / "killed") < point:
             assert process.poll() is None, process.stderr.read()
@@ -196,24 +221,38 @@ def weights(out):
     return load_file(out / "steps/03/model.safetensors")
 
 
-@pytest.mark.distributed
-def test_two_processes_equal_one_and_go_on_after_a_kill(index, tmp_path):
-    """Each process reads half of every batch; the pair is killed once and started again."""
-    finish(start(index, tmp_path / "one", devices=2))
+def start_pair(index, out):
     pair = f"127.0.0.1:{port()}"
-    finish(*(start(index, tmp_path / "two", f"{pair},2,{rank}") for rank in range(2)))
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    return [start(index, out, f"{pair},2,{rank}") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def pair_run(index, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    finish(*start_pair(index, folder / "two"))
+    return folder
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_two_processes_equal_one(index, pair_run):
+    """Each process reads half of every batch and computes half of the loss's rows."""
+    finish(start(index, pair_run / "one", devices=2))
+    one, two = weights(pair_run / "one"), weights(pair_run / "two")
     largest = max(float(np.abs(one[name] - two[name]).max() / np.abs(one[name]).max()) for name in one)
     print(f"largest relative difference between one and two processes: {largest:.1e}")
     assert largest < 1e-4
-    pair = f"127.0.0.1:{port()}"
-    processes = [start(index, tmp_path / "killed", f"{pair},2,{rank}") for rank in range(2)]
-    while updates(tmp_path / "killed") < 35:
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_a_killed_pair_ends_as_the_uninterrupted_one(index, pair_run):
+    processes = start_pair(index, pair_run / "killed")
+    while updates(pair_run / "killed") < 35:
         assert processes[0].poll() is None, processes[0].stderr.read()
         time.sleep(0.01)
     for process in processes:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    pair = f"127.0.0.1:{port()}"
-    finish(*(start(index, tmp_path / "killed", f"{pair},2,{rank}") for rank in range(2)))
-    assert digest(tmp_path / "two") == digest(tmp_path / "killed")
+    finish(*start_pair(index, pair_run / "killed"))
+    assert digest(pair_run / "two") == digest(pair_run / "killed")

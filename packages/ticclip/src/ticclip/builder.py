@@ -19,7 +19,7 @@ from tenfold_shared.commands import InputError
 from tenfold_shared.files import atomic_write, write_json
 
 from ticclip.index import SCHEMA, SPLITS, TimeIndex, step_order
-from ticclip.readers import Sample, read_samples, step_namer
+from ticclip.readers import Sample, date_steps, read_samples, step_namer
 from ticclip.uids import check_disjoint, read_evaluation, read_step_lists, to_structured, to_uid
 
 THUMBNAIL, LEVELS = 32, 16  # pictures equal at this size and depth count as one
@@ -181,7 +181,8 @@ def _split(rows: list[dict[str, Any]], config: BuildConfig) -> list[int]:
         held = {to_uid(uid) for _, uid in _evaluation_items(read_evaluation(config.evaluation))}
     splits = split_rows(rows, config, held)
     training = Counter(row["step_name"] for row, split in zip(rows, splits, strict=True) if split == 0)
-    for step in sorted({row["step_name"] for row in rows}, key=step_order):
+    asked = date_steps(config.by)[1:] if config.uids is None else list(read_step_lists(config.uids))
+    for step in sorted({*asked, *(row["step_name"] for row in rows)}, key=step_order):
         if not training[step]:
             raise InputError(f"step {step} has no training data; merge it with another, or hold out less.")
     return splits

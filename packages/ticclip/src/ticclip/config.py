@@ -110,6 +110,11 @@ def _vit(dim: int, heads: int, patch: int, size: int = 224, layers: int = 12) ->
 
 
 PRESETS: dict[str, CLIPConfig] = {
+    "tiny": CLIPConfig(  # compiles in seconds: for first tries and tests
+        _vit(32, 2, 16, size=32, layers=1),
+        TextConfig(context_length=12, dim=32, num_layers=1, num_heads=2),
+        embed_dim=16,
+    ),
     "icons": CLIPConfig(
         _vit(96, 3, 8, size=32, layers=4),
         TextConfig(context_length=12, dim=96, num_layers=2, num_heads=3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ def features(index: TimeIndex, rows: np.ndarray) -> np.ndarray:
     words = np.zeros((len(rows), WORDS))
     for place, text in enumerate(index.texts(rows)):
         for word in text.lower().split():
-            words[place, sum(ord(letter) * 31**power for power, letter in enumerate(word)) % WORDS] = 1.0
+            words[place, zlib.crc32(word.encode()) % WORDS] = 1.0
     return np.concatenate([pictures, words], axis=1)
 
 

@@ -218,12 +218,18 @@ def step_namer(by: str) -> Any:
     if any(bound is None for bound in bounds) or bounds != sorted(bounds, key=lambda bound: bound or 0):
         raise InputError(f"`by` (={by!r}) must be year, month, day, major, value, or dates in rising order.")
 
+    names = date_steps(by)
+
     def name(text: str) -> str | None:
         found = parse_date(text)
-        if found is None:
-            return None
-        place = sum(bound <= found for bound in bounds if bound)
-        start = bounds[place - 1]
-        return f"{place} (from {start:%Y-%m-%d})" if place and start else f"0 (before {by.split(',')[0]})"
+        return None if found is None else names[sum(bound <= found for bound in bounds if bound)]
 
     return name
+
+
+def date_steps(by: str) -> list[str]:
+    """Return the names of the steps that dates part, the one before the first date included; none for other cuts."""
+    bounds = [found for part in by.split(",") if (found := parse_date(part))]
+    if not bounds:
+        return []
+    return [f"0 (before {bounds[0]:%Y-%m-%d})", *(f"{n} (from {b:%Y-%m-%d})" for n, b in enumerate(bounds, start=1))]

@@ -37,16 +37,7 @@ from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
 
 from ticclip import verdicts
-from ticclip.config import (
-    PRESETS,
-    Boundary,
-    CLIPConfig,
-    Method,
-    StreamConfig,
-    TextConfig,
-    TrainConfig,
-    VisionConfig,
-)
+from ticclip.config import PRESETS, Boundary, CLIPConfig, Method, StreamConfig, TrainConfig
 from ticclip.icons import build_family_stream, build_stream
 from ticclip.index import TimeIndex
 from ticclip.plots import draw_compute, draw_matrix, draw_points
@@ -106,9 +97,8 @@ class Scale:
 
 
 _FULL = Scale(tuple(ARMS), 5, PRESETS["icons"], 128, 48, 0, True)
-_SMALL = CLIPConfig(VisionConfig(32, 16, 32, 1, 2), TextConfig(12, 49408, 32, 1, 2), 16)
 SCALES: dict[Budget, Scale] = {
-    "smoke": Scale(("cumulative-all", "oracle", "sequential", "restart"), 1, _SMALL, 64, 3, 3, False),
+    "smoke": Scale(("cumulative-all", "oracle", "sequential", "restart"), 1, PRESETS["tiny"], 64, 3, 3, False),
     "laptop": replace(_FULL, arms=("cumulative-all", "oracle"), num_seeds=1, tune=False, last_oracle=True),
     "full": _FULL,
 }

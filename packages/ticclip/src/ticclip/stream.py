@@ -182,7 +182,7 @@ class _Run:
             self.left -= 1
             bar.update(1)
             if update % LOG_EVERY == 0 or update == row.updates:
-                self._log(done + update, row, rate, metrics)
+                self._log((done, update), row, rate, metrics)
             if update % self.options.checkpoint_every == 0 and update < row.updates:
                 self._save(row, update, state, reader)
         self._save(row, update, state, reader)
@@ -212,12 +212,14 @@ class _Run:
         balanced = self.config.method == "cumulative-balanced"
         return Mixture(tuple(sources), balanced, seed=self.config.seed * 1009 + row.step)
 
-    def _log(self, number: int, row: PlanRow, rate: float, metrics: dict[str, jax.Array]) -> None:
+    def _log(self, place: tuple[int, int], row: PlanRow, rate: float, metrics: dict[str, jax.Array]) -> None:
+        """Write the numbers of an update, and stop where they are not finite; `place` is updates before and within."""
+        number, size = sum(place), self.config.train.batch_size
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
-                f"the loss is {values['loss']} by update {number} (step {row.name}, learning rate {rate:g}); "
-                "lower the rate, or look at the last batches by their positions in plan.json."
+                f"the loss is {values['loss']} by update {number} (step {row.name}, learning rate {rate:g}, positions "
+                f"{max(0, place[1] - LOG_EVERY) * size} to {place[1] * size - 1} of its order); lower the rate."
             )
         if self.first:
             shown = {f"train/{name}": value for name, value in values.items()}
