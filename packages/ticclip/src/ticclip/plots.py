@@ -28,8 +28,8 @@ def _figure(path: Path, title: str, description: str, size: tuple[float, float] 
 
 
 def draw_matrix(path: Path, matrix: Sequence[Sequence[float]], steps: Sequence[str], title: str) -> None:
-    """Draw a matrix of scores as a heat-map: a row for each model, a column for each evaluation."""
-    values = np.array(matrix, dtype=float)
+    """Draw a matrix of scores as a heat-map: a row for each model, a column for the evaluation of each of `steps`."""
+    values = np.array(matrix, dtype=float)[:, : len(steps)]
     with _figure(path, title, "Rows: model after a step; columns: evaluation of a step.", (4.2, 3.6)) as axes:
         image = axes.imshow(values, cmap="viridis")
         for (row, column), value in np.ndenumerate(values):
