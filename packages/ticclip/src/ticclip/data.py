@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -54,11 +55,16 @@ class Examples:
 
 def encode_texts(texts: Sequence[str], config: CLIPConfig) -> np.ndarray:
     """Return int32 ids [texts, context]; a vocabulary smaller than CLIP's folds ids, all but the end token's."""
-    tokenizer, limit = ClipTokenizer(config.text.context_length), config.text.vocab_size
+    tokenizer, limit = _tokenizer(config.text.context_length), config.text.vocab_size
     ids = tokenizer(list(texts))
     if limit < tokenizer.vocab_size:
         ids = np.where(ids == tokenizer.eot_token_id, limit - 1, ids % (limit - 1))
     return ids.astype(np.int32)
+
+
+@functools.cache
+def _tokenizer(context_length: int) -> ClipTokenizer:
+    return ClipTokenizer(context_length)
 
 
 def decode(content: bytes, size: int) -> np.ndarray:

@@ -103,10 +103,15 @@ class TimeIndex:
 
     def image(self, row: int) -> bytes:
         """Return the encoded picture of a row."""
-        file, offset, size = (self._table[name][int(row)].as_py() for name in ("file", "offset", "size"))
-        with open(self._files[file], "rb") as opened:
+        file, offset, size = (int(values[row]) for values in self._places)
+        with open(self._files[file], "rb", buffering=0) as opened:
             opened.seek(offset)
             return opened.read(size)
+
+    @functools.cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """File, offset and size of every picture."""
+        return self._column("file"), self._column("offset"), self._column("size")
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ cost does not grow with the data or with the number of past steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,29 +69,22 @@ class Mixture:
     def rows(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the rows at positions of training, from 0 to any number [n]."""
         places = np.asarray(positions, np.int64)
+        pool, offsets = self._pool
         if not self.balanced:
-            return self._take(self._offsets(), self._draw(places, self.size, 0))
+            return pool[self._draw(places, self.size, 0)]
         turn, source = np.divmod(places, len(self.sources))
-        sizes = np.array([len(rows) for rows in self.sources])[source]
-        offsets = self._offsets()
-        return self._take(offsets, offsets[source] + self._draw(turn, sizes, source + 1))
+        return pool[offsets[source] + self._draw(turn, np.diff(offsets)[source], source + 1)]
+
+    @functools.cached_property
+    def _pool(self) -> tuple[np.ndarray, np.ndarray]:
+        """All rows, and where each source starts among them: one look-up, however many sources there are."""
+        return np.concatenate(self.sources), np.concatenate([[0], np.cumsum([len(rows) for rows in self.sources])])
 
     def _draw(self, places: np.ndarray, size: int | np.ndarray, salt: int | np.ndarray) -> np.ndarray:
         epoch, place = np.divmod(places, size)
         with np.errstate(over="ignore"):
             key = mix(np.uint64(self.seed) + mix(np.asarray(epoch * 65537 + salt).astype(np.uint64)))
         return permute(place, size, np.broadcast_to(key, place.shape))
-
-    def _offsets(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum([len(rows) for rows in self.sources])])
-
-    def _take(self, offsets: np.ndarray, places: np.ndarray) -> np.ndarray:
-        owner = np.searchsorted(offsets, places, side="right") - 1
-        found = np.empty(len(places), np.int64)
-        for source in np.unique(owner):
-            mine = owner == source
-            found[mine] = self.sources[source][places[mine] - offsets[source]]
-        return found
 
     def count(self, num_positions: int, chunk: int = 1 << 20) -> tuple[list[int], int, int]:
         """Count exactly what the first positions see.
