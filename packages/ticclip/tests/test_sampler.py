@@ -29,7 +29,15 @@ def test_every_item_once_before_any_twice():
     first, second = mixture.rows(np.arange(42)), mixture.rows(np.arange(42, 84))
     assert sorted(first) == sorted(second) == list(range(42))
     assert (first != second).any()
-    assert mixture.count(100) == ([100 - mixture.count(100)[0][1], mixture.count(100)[0][1]], 42, 3)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("number", [1, 20, 42, 100])
+def test_counts_against_drawing_it_all(balanced, number):
+    mixture = Mixture(pools(30, 12), balanced, seed=4)
+    rows = mixture.rows(np.arange(number))
+    seen = np.bincount(rows, minlength=42)
+    assert mixture.count(number, chunk=7) == ([seen[:30].sum(), seen[30:].sum()], (seen > 0).sum(), seen.max())
 
 
 def test_balanced_batches_hold_as_much_of_every_source():

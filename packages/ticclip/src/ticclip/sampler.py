@@ -87,12 +87,19 @@ class Mixture:
         return permute(place, size, np.broadcast_to(key, place.shape))
 
     def count(self, num_positions: int, chunk: int = 1 << 20) -> tuple[list[int], int, int]:
-        """Count exactly what the first positions see.
+        """Count exactly what the first positions see; whole epochs by arithmetic, the begun one by drawing it.
 
         Returns:
             Draws of each source, the different items seen, and how often the most frequent one was.
         """
-        seen = np.zeros(max(int(rows.max(initial=0)) for rows in self.sources) + 1, np.int64)
-        for start in range(0, num_positions, chunk):
-            np.add.at(seen, self.rows(np.arange(start, min(start + chunk, num_positions))), 1)
-        return [int(seen[rows].sum()) for rows in self.sources], int((seen > 0).sum()), int(seen.max())
+        sizes, num_sources = np.diff(self._pool[1]), len(self.sources)
+        if self.balanced:
+            draws = num_positions // num_sources + (np.arange(num_sources) < num_positions % num_sources)
+            return draws.tolist(), int(np.minimum(draws, sizes).sum()), int((-(-draws // sizes)).max())
+        epochs, rest = divmod(num_positions, self.size)
+        draws = epochs * sizes
+        for start in range(num_positions - rest, num_positions, chunk):
+            places = self._draw(np.arange(start, min(start + chunk, num_positions)), self.size, 0)
+            owners = np.searchsorted(self._pool[1], places, side="right") - 1
+            draws = draws + np.bincount(owners, minlength=num_sources)
+        return draws.tolist(), min(num_positions, self.size), epochs + (rest > 0)
