@@ -53,9 +53,17 @@ def test_classes():
 
 def test_static_retrieval_by_hand():
     image, text = np.eye(4), np.eye(4)[[0, 1, 3, 2]]
-    found = retrieve(image, text)
+    found = retrieve(image, text, np.arange(4))
     assert found["mean_recall@1"] == found["text_retrieval_recall@1"] == 0.5
     assert found["image_retrieval_recall@5"] == 1.0
+
+
+def test_any_of_a_pictures_captions_is_a_hit():
+    # The first picture has two captions: one is its own vector, the other is nearer to the second picture.
+    image, text = np.eye(2), np.array([[1.0, 0.0], [0.0, 0.9], [0.0, 1.0]])
+    found = retrieve(image, text, np.array([0, 0, 1]))
+    assert found["text_retrieval_recall@1"] == 1.0
+    assert found["image_retrieval_recall@1"] == pytest.approx(2 / 3)
 
 
 class Told:

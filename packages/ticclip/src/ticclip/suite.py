@@ -50,8 +50,10 @@ def evaluate_sets(encoder: Encoder, config: CLIPConfig, folder: Path) -> Iterato
             prompts = class_prompts(encoder, config, path)
             metrics = classify(image, prompts, np.array([int(sample.label) for sample in samples]))
         else:
-            text = encoder.texts(encode_texts([sample.caption.split("\n")[0] for sample in samples], config))
-            metrics = retrieve(image, text)
+            captions = [sample.caption.strip().split("\n") for sample in samples]
+            owners = np.repeat(np.arange(len(samples)), [len(own) for own in captions])
+            text = encoder.texts(encode_texts([text for own in captions for text in own], config))
+            metrics = retrieve(image, text, owners)
         yield {"key": name, "metrics": metrics}
 
 
@@ -79,13 +81,21 @@ def classify(image: np.ndarray, prompts: np.ndarray, labels: np.ndarray) -> dict
     }
 
 
-def retrieve(image: np.ndarray, text: np.ndarray) -> dict[str, float]:
-    """Return recall at 1, 5 and 10 of captions for pictures and of pictures for captions."""
+def retrieve(image: np.ndarray, text: np.ndarray, owners: np.ndarray) -> dict[str, float]:
+    """Return recall at 1, 5 and 10 of captions for pictures and of pictures for captions; a tie is no hit.
+
+    Args:
+        image: Unit vectors of pictures [n, embed].
+        text: Of captions [m, embed], at least one for each picture.
+        owners: Picture of each caption [m]; any of a picture's captions is a hit.
+    """
     similarity = image @ text.T
-    own = np.diag(similarity)
+    mine = owners[None, :] == np.arange(len(image))[:, None]
+    best = np.where(mine, similarity, -np.inf).max(axis=1)
+    own = similarity[owners, np.arange(len(text))]
     ranks = {
-        "text": (similarity >= own[:, None]).sum(axis=1) - 1,
-        "image": (similarity >= own[None, :]).sum(axis=0) - 1,
+        "text": (~mine & (similarity >= best[:, None])).sum(axis=1),
+        "image": (~mine & (similarity >= own[None, :])).sum(axis=0),
     }
     found = {f"{kind}_retrieval_recall@{k}": float((rank < k).mean()) for kind, rank in ranks.items() for k in CUTS}
     found["mean_recall@1"] = (found["text_retrieval_recall@1"] + found["image_retrieval_recall@1"]) / 2
