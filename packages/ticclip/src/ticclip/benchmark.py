@@ -36,7 +36,7 @@ from ticclip.train import Trainer, build_params
 Budget = Literal["smoke", "laptop", "full"]
 TOLERANCE = 1e-4
 AIM_CPU, AIM_GPU = 1.0, 1.2
-STEPS_FEW, STEPS_MANY = 7, 60
+STEPS_FEW, STEPS_MANY, POOL = 7, 60, 600_000
 Function = Callable[[], object]
 
 
@@ -232,9 +232,10 @@ def _resuming(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
 
 
 def _sampling(plan: Plan, seed: int) -> dict[str, Any]:
-    """Drawing a batch from a pool of many past steps, against one of few steps."""
+    """Drawing a batch from a pool of many past steps, against a pool as large of few steps."""
+    rows = np.arange(POOL)
     pools = {
-        name: Mixture(tuple(np.arange(steps * 10_000, (steps + 1) * 10_000) for steps in range(count)), seed=seed)
+        name: Mixture(tuple(np.array_split(rows, count)), seed=seed)
         for name, count in (("ours", STEPS_MANY), ("peer", STEPS_FEW))
     }
     calls = {
