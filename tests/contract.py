@@ -196,6 +196,36 @@ result = subprocess.run(command, check=True, capture_output=True, text=True)
 assert '"documents": 1' in result.stdout
 """
 
+
+def _ticclip_round_trip(folder: Path) -> None:
+    import jax
+    import numpy as np
+    import ticclip
+    from flax import nnx
+    from ticclip.model import CLIP
+
+    model = CLIP(ticclip.PRESETS["icons"], rngs=nnx.Rngs(0))
+    ticclip.save_pretrained(model, folder)
+    loaded = ticclip.from_pretrained(folder)
+    assert loaded.config == model.config
+    pairs = zip(jax.tree.leaves(nnx.state(model)), jax.tree.leaves(nnx.state(loaded)), strict=True)
+    assert all((np.asarray(ours) == np.asarray(again)).all() for ours, again in pairs)
+
+
+_TICCLIP_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import ticclip
+
+assert ticclip.replay_plan("exp", [8, 8, 8], 8)[2] == {1: 4, 2: 4}
+command = str(Path(sys.executable).with_name("ticclip"))
+subprocess.run([command, "build", "--demo", "openmoji", "--out", "index", "--quiet"], check=True)
+index = ticclip.TimeIndex("index")
+config = ticclip.StreamConfig(ticclip.PRESETS["icons"], method="cumulative-exp", samples_per_step=8192)
+assert len(ticclip.plan_stream(config, index.sizes(), index.steps)) == len(index.steps)
+assert ticclip.transfer_scores([[1.0]])["in_domain"] == 1.0
+"""
+
 ROWS = (
     Row(
         folder="fastvlm",
@@ -265,6 +295,25 @@ ROWS = (
         ),
         round_trip=_mobileclip_round_trip,
         alone=_MOBILECLIP_ALONE,
+    ),
+    Row(
+        folder="ticclip",
+        dist="ticclip",
+        verbs=(
+            "build",
+            "split",
+            "stats",
+            "plan",
+            "run",
+            "evaluate",
+            "robustness",
+            "compare",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=_ticclip_round_trip,
+        alone=_TICCLIP_ALONE,
     ),
 )
 
