@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -245,9 +246,9 @@ def gather_rows(
 
 
 def write_store(
-    path: str | Path, documents: list[np.ndarray], *, vocab_size: int, tokenizer: dict[str, Any] | None = None
+    path: str | Path, documents: Iterable[np.ndarray], *, vocab_size: int, tokenizer: dict[str, Any] | None = None
 ) -> TokenStore:
-    """Write documents that are in memory, as token ids, as a store.
+    """Write documents of token ids as a store, one after the other: memory holds one document and all lengths.
 
     Args:
         path: Folder, made if need be.
@@ -256,17 +257,22 @@ def write_store(
         tokenizer: What the manifest says of the tokenizer.
 
     Raises:
-        InputError: A token id is negative or not below `vocab_size`.
+        InputError: A token id is negative or not below `vocab_size`; nothing is left behind.
     """
-    dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-    for index, document in enumerate(documents):
-        check_ids(document, vocab_size, f"document {index}")
-    with atomic_write(Path(path) / TOKENS) as file:
-        for document in documents:
-            file.write(document.astype(dtype).tobytes())
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
+    path, dtype, lengths = Path(path), np.dtype("<u2" if vocab_size <= 2**16 else "<u4"), []
+    found = path.exists()
+    try:
+        with atomic_write(path / TOKENS) as file:
+            for index, document in enumerate(documents):
+                check_ids(document, vocab_size, f"document {index}")
+                file.write(document.astype(dtype).tobytes())
+                lengths.append(len(document))
+    except BaseException:
+        if not found and path.exists():
+            path.rmdir()
+        raise
     record = {"name": "none", "sha256": "", "end_token": None, **(tokenizer or {}), "vocab_size": vocab_size}
-    return finish_store(Path(path), lengths, record, np.dtype(dtype))
+    return finish_store(path, np.array(lengths, dtype=np.int64), record, dtype)
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:
