@@ -1,11 +1,12 @@
 """Preparation, loader, sampler and resume beside other ways of doing them, on one corpus in one run.
 
-    dataset-decomposition benchmark --budget laptop        (two cores, about three minutes)
+    dataset-decomposition benchmark --budget laptop        (two cores, about four minutes)
 
 Documents have the lengths of a log-normal distribution like that of web text; token values do not matter and are
-random. Rates are tokens (or draws) per CPU second of this process, medians over interleaved rounds; a row gives the
-ratio ours over theirs and its spread. Outputs are checked: every token is in a piece or counted as dropped, and a
-resumed loader gives the step that the uninterrupted one gives.
+random. Rates are tokens (or draws) per CPU second, medians over interleaved rounds; a row gives the ratio ours over
+theirs and its spread. TRL's packing runs in an environment of its own, whose CPU seconds this process takes; what
+starting and loading cost is measured apart and subtracted. Outputs are checked: every token is in a piece or counted
+as dropped, TRL keeps the tokens that it should, and a resumed loader gives the step that the uninterrupted one gives.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
 from dataset_decomposition.arms import chunk
-from dataset_decomposition.config import BucketConfig
+from dataset_decomposition.config import BucketConfig, ModelConfig
 from dataset_decomposition.corpus import read_sources
 from dataset_decomposition.curriculum import bucket_odds, draw_cycle
 from dataset_decomposition.decomposition import decompose
 from dataset_decomposition.loader import BucketLoader
+from dataset_decomposition.peers import STRATEGIES, run_trl
 from dataset_decomposition.readers import DIST
 from dataset_decomposition.store import TokenStore, write_store
 from dataset_decomposition.tokenization import tokenize
@@ -37,7 +39,10 @@ from dataset_decomposition.tokenizers import TokenizerSpec
 Budget = Literal["smoke", "laptop", "full"]
 TOKENS: dict[Budget, int] = {"smoke": 1_000_000, "laptop": 20_000_000, "full": 50_000_000}
 ROUNDS: dict[Budget, int] = {"smoke": 3, "laptop": 5, "full": 9}
-STEP_TOKENS = 65_536
+TRL_ROUNDS: dict[Budget, int] = {"smoke": 1, "laptop": 3, "full": 5}
+STEP_TOKENS, LONGEST = 65_536, 8192
+# Attention takes a quarter of the compute, as in 1B at 8k; the lengths are an eighth of the paper's.
+STEP_MODEL, STEP_SCALE = ModelConfig(256, 2, 4, 1024), 8
 Calls = Mapping[str, Callable[[], object]]
 
 
@@ -62,11 +67,12 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         store = write_store(Path(folder) / "store", documents, vocab_size=32_000).decompose()
         digest = store.manifest["files"]["tokens"]["sha256"][:16]
         parts = (
-            lambda: _preparation(store, Path(folder), rounds),
+            lambda: _preparation(store, Path(folder), budget),
             lambda: _planning(store, rounds),
             lambda: _sampling(rounds),
             lambda: _loading(store, rounds),
             lambda: _end_to_end(Path(folder), budget, rounds),
+            lambda: _training(store, rounds),
         )
         rows = [row for part in progress(parts, description="benchmark", unit="parts") for row in part()]
     return [{"paper": "dataset_decomposition", **row, "input_hash": digest} for row in rows]
@@ -107,9 +113,9 @@ def _row(work: str, rates: Mapping[str, np.ndarray], peer: str, aim: float | Non
     }
 
 
-def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """From tokens in memory to rows on disk: plan, gather, write."""
-    tokens, lengths = np.array(store.tokens), store.lengths
+def _preparation(store: TokenStore, folder: Path, budget: Budget) -> list[dict[str, Any]]:
+    """From tokens in memory to rows on disk: plan, gather, write; of TRL and `datasets` writing is not counted."""
+    tokens, lengths, work = np.array(store.tokens), store.lengths, "plan, gather and write (tokens)"
 
     def ours() -> None:
         plan = decompose(lengths)
@@ -119,20 +125,35 @@ def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str,
             np.save(folder / "rows.npy", tokens[first[:, None] + np.arange(length + 1)])
 
     def numpy_chunks() -> None:
-        np.save(folder / "chunks.npy", chunk(tokens, lengths, 8192)[0])
+        np.save(folder / "chunks.npy", chunk(tokens, lengths, LONGEST)[0])
 
     calls: dict[str, Callable[[], object]] = {
         "ours": ours,
         "numpy concat-and-chunk": numpy_chunks,
         "datasets.map concat-and-chunk": _datasets_map(store),
     }
-    rates = measure(calls, rounds, len(tokens))
-    names = [name for name in rates if name != "ours"]
-    return [_row("plan, gather and write (tokens)", rates, name, 50.0) for name in names]
+    rates = measure(calls, ROUNDS[budget], len(tokens))
+    rates |= {f"TRL {name}": _trl_rates(store, folder, name, budget) for name in STRATEGIES}
+    return [_row(work, rates, name, 50.0) for name in rates if name != "ours"]
+
+
+def _trl_rates(store: TokenStore, folder: Path, strategy: str, budget: Budget) -> np.ndarray:
+    """Return rates of TRL's packing, one per round; "wrapped" is so fast that a round repeats it."""
+    np.save(folder / "tokens.npy", np.array(store.tokens))
+    np.save(folder / "offsets.npy", np.array(store.offsets))
+    repeats = 20 if strategy == "wrapped" else 3
+    idle, rates = run_trl(strategy, folder, LONGEST, 0)["seconds"], []
+    for _ in range(TRL_ROUNDS[budget]):
+        found = run_trl(strategy, folder, LONGEST, repeats)
+        rates.append(repeats * len(store.tokens) / max(found["seconds"] - idle, 1e-3))
+    kept = int(np.minimum(store.lengths, LONGEST).sum()) if strategy == "bfd" else len(store.tokens)
+    if found["tokens"] != kept:
+        raise RuntimeError(f"TRL's {strategy} kept {found['tokens']} tokens instead of {kept}.")
+    return np.resize(rates, ROUNDS[budget])
 
 
 def _datasets_map(store: TokenStore) -> Callable[[], object]:
-    """The usual grouping function of training scripts, on at most two million tokens; scaled to all of them."""
+    """The usual grouping function of training scripts."""
     datasets = require_extra("datasets", "hf", DIST)
     datasets.disable_progress_bars()
     documents = [store.tokens[a:b].tolist() for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
@@ -236,3 +257,16 @@ def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any
     rates = measure({"ours": ours, "bare tokenizer": bare_ids}, rounds, amount)
     digest = hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
     return [_row(f"text to buckets (tokens; text {digest})", rates, "bare tokenizer", 0.95)]
+
+
+def _training(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
+    """Training steps of the store's mixture of lengths against steps of the longest rows."""
+    from dataset_decomposition.trials import Scale, step_seconds
+
+    longest = LONGEST // STEP_SCALE
+    scale = Scale(STEP_MODEL, longest, longest // 32, 0, 4 * longest, 0)
+    found = step_seconds(scale, rounds, clock=time.process_time)
+    tokens = {length // STEP_SCALE: rows * length for length, rows in store.num_rows.items()}
+    mixed = sum(np.array(found[length]) * count for length, count in tokens.items()) / sum(tokens.values())
+    rates = {"ours": scale.tokens_per_step / mixed, "rows of 1024": scale.tokens_per_step / np.array(found[longest])}
+    return [_row("training step, width 256, rows of 32 to 1024 (tokens)", rates, "rows of 1024")]

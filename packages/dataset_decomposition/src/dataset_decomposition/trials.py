@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.files import write_json
 
@@ -219,10 +219,8 @@ def _evaluate(model: Decoder, part: Documents, scale: Scale) -> dict[str, float]
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def step_seconds(scale: Scale, rounds: int) -> dict[int, list[float]]:
+def step_seconds(scale: Scale, rounds: int, clock: Callable[[], float] = time.perf_counter) -> dict[int, list[float]]:
     """Return the seconds of a step of each row length in each round; lengths are shuffled within a round."""
-    import time
-
     config = train_config(scale, 1e-3, 0)
     model = Decoder(config.model)
     optimizer = build_optimizer(model, config)
@@ -234,8 +232,8 @@ def step_seconds(scale: Scale, rounds: int) -> dict[int, list[float]]:
             shape = (scale.tokens_per_step // length, length + 1)
             blocks = generator.integers(0, config.model.vocab_size, shape)
             loader = RowLoader(blocks, None, tokens_per_step=scale.tokens_per_step, num_steps=1, seed=0)
-            start = time.perf_counter()
+            start = clock()
             train_step(model, optimizer, loader, config)
             if turn:  # the first round warms up
-                times[length].append(time.perf_counter() - start)
+                times[length].append(clock() - start)
     return times

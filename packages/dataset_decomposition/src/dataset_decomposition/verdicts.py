@@ -43,7 +43,7 @@ METRIC = {
     BITS: "minus bits per byte of held-out documents",
     SHORT: "minus bits per byte of documents under the shortest bucket",
     KEYS: "share of key tokens copied right",
-    RISE: "minus the largest rise of the training loss, three times the highest rate tried, no clipping",
+    RISE: "minus the largest rise of the training loss, learning rate 0.03, no clipping",
 }
 
 
@@ -165,7 +165,7 @@ def _cost(results: Runs, rounds: Rounds, rest: dict[str, Any]) -> ClaimResult:
         control=control.tolist(),
         control_name="C&C at the longest length",
         minimum_effect=float(max(0.0, 1 - np.median(control)) / 2),
-        note="Paired by round of the timing. Depends on how long documents are: here more of the tokens are in long ones.",
+        note="Paired by round of the timing. Depends on documents' lengths: here more tokens are in long ones.",
         **rest,
     )
 
