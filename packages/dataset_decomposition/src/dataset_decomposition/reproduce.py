@@ -104,9 +104,9 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     start, settings = time.perf_counter(), SETTINGS[budget]
     torch.set_num_threads(1)  # matrices this small are slower on two
     data = prepare(out, settings.scale, PARTS)
-    rounds = load_step_seconds(out, settings)
     rates = tune(out, settings, data) if settings.tune else {arm: TUNED.get(arm, RATES[1]) for arm in ARMS}
     results = run_arms(out, settings, data, rates, seed)
+    rounds = load_step_seconds(out, settings)
     if settings.extras:
         results |= run_extras(out, settings, data, rates, (seed, verdicts.medians(rounds)))
     _draw(out, results, verdicts.medians(rounds))
