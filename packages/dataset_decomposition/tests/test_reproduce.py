@@ -1,12 +1,14 @@
 """The judgement of the experiment on curves made up for the purpose; the experiment itself runs in the check."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from dataset_decomposition import reproduce as experiment
-from dataset_decomposition import verdicts
+from dataset_decomposition import trials, verdicts
 from dataset_decomposition.arms import RowLoader, chunk, pack
+from dataset_decomposition.config import ModelConfig
 from dataset_decomposition.corpus import read_functions, read_sources, split_functions
 
 SECONDS = {32: 0.5, 64: 0.6, 128: 0.8, 256: 1.6}
@@ -110,6 +112,39 @@ def test_chunks_and_packs_hold_the_documents():
     batch = next(loader)
     kept = batch["labels"] != -100
     assert (batch["labels"][kept] == batch["input_ids"][kept] + 1).all(), "no target in another document"
+
+
+TINY = trials.Scale(ModelConfig(16, 1, 2, 32_000), 256, 32, 0, 512, 4)
+
+
+@pytest.mark.parametrize("arm", trials.ARMS)
+def test_arms_take_as_many_steps_of_as_many_tokens(store, arm):
+    loader = trials.build_loader(trials.Trial(arm, 0, 1e-3), TINY, store)
+    decomposed = trials.build_loader(trials.Trial("DD grow-p2", 0, 1e-3), TINY, store)
+    assert len(loader) == len(decomposed) == len(loader.step_lengths())
+    batches = [next(loader) for _ in range(len(loader))]
+    assert {batch["input_ids"].size for batch in batches} == {512}
+    assert {batch["input_ids"].shape[1] for batch in batches} == set(loader.step_lengths().tolist())
+    assert ("segments" in batches[0]) == (arm in trials.MASKED)
+    length = {"C&C short": 64, "chunked 1/8": 32}.get(arm, 256)
+    assert arm in trials.CURRICULA or set(loader.step_lengths().tolist()) == {length}
+
+
+def test_a_run_can_end_sooner_and_is_not_made_twice(store, tmp_path):
+    documents = ([np.arange(40) % 30, np.arange(300) % 30], [80, 600])
+    data = trials.Data({1.0: store.path}, documents, documents, documents)
+    trial = trials.Trial("C&C", 0, 1e-3, steps=3)
+    first = trials.run_trial(tmp_path, trial, TINY, data)
+    assert first["lengths"] == [256] * 3 and first["curve"][-1][0] == 3
+    assert first["curve"][-1][1] == pytest.approx(first["final"]["bits_per_byte"])
+    assert trials.run_trial(tmp_path, trial, TINY, data)["final"] == first["final"]
+    assert trials.run_trial(tmp_path, replace(trial, seed=1), TINY, data)["final"] != first["final"]
+
+
+def test_the_clock_adds_up_the_steps_of_each_length():
+    times = trials.step_seconds(TINY, rounds=1, clock=iter(range(1000)).__next__)
+    assert times == {32: [1], 64: [1], 128: [1], 256: [1]}
+    assert verdicts.clock({"lengths": [32, 256, 32]}, {32: 0.5, 256: 2.0}).tolist() == [0.5, 2.5, 3.0]
 
 
 def test_functions_are_documents():

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 from tenfold_shared.commands import InputError, require_extra
-from tenfold_shared.files import atomic_write
+from tenfold_shared.files import atomic_write, write_json
 from tenfold_shared.progress import progress
 
 from dataset_decomposition.readers import DIST
@@ -23,6 +23,7 @@ from dataset_decomposition.store import MANIFEST, TokenStore, check_ids, write_s
 
 SHARD_TOKENS = 2**20  # the authors' shards hold 2^20 tokens, and at most 65,536 sequences
 MAX_SEQUENCES = 65_536
+EXPORT = "export.json"
 Format = Literal["webdataset", "parquet"]
 
 
@@ -59,10 +60,11 @@ def export_store(
         `left_out` sequences.
 
     Raises:
-        InputError: The buckets hold tails.
+        InputError: The buckets hold tails, or `out` holds an export of other buckets.
     """
     if store.config.tail != "drop":
         raise InputError('padded or packed tails have no place in these files; run decompose with --tail "drop".')
+    _claim(Path(out), {"store": store.fingerprint, "layout": layout, "partial": partial, "seed": seed})
     rows = []
     for length in progress(list(store.num_rows), description="export", unit="buckets", quiet=quiet):
         order = np.random.default_rng([seed, length]).permutation(store.num_rows[length])
@@ -71,6 +73,15 @@ def export_store(
         counts = {"sequences": written, "tokens": written * length, "left_out": len(order) - written}
         rows.append({"length": length, "shards": shards, **counts})
     return rows
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    """Note whose files these are: those of other buckets must not pass for a part of this export."""
+    path = out / EXPORT
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found != identity and (found or list(out.glob("D_*"))):
+        raise InputError(f"{out} holds an export of other buckets or with other options; choose another --out.")
+    write_json(path, identity)
 
 
 def _blocks(store: TokenStore, length: int, order: Int[np.ndarray, " rows"]) -> np.ndarray:

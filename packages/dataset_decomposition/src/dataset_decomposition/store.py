@@ -71,12 +71,17 @@ class TokenStore:
         self.manifest = _read_manifest(self.path)
         self._check_sizes()
 
+    def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
+        """Another process opens the store anew: tokens are never sent."""
+        return TokenStore, (self.path,)
+
     @cached_property
     def tokens(self) -> Int[Array, " tokens"]:
         """All tokens, mapped from disk."""
         if not self.manifest["tokens"]:
             return np.zeros(0, dtype=self.dtype)
-        return np.memmap(self.path / TOKENS, dtype=self.dtype, mode="r")
+        # A plain array over the same pages: every slice of a memmap would cost a microsecond more.
+        return np.memmap(self.path / TOKENS, dtype=self.dtype, mode="r").view(np.ndarray)
 
     @cached_property
     def offsets(self) -> Int[Array, " documents_and_end"]:
@@ -120,7 +125,7 @@ class TokenStore:
         if entry is None:
             raise InputError(f"{self.path} has no bucket of length {length}; it has {list(self.num_rows)}.")
         pieces = np.load(self.path / entry["name"], mmap_mode="r", allow_pickle=False)
-        return Bucket(length, pieces, entry["rows"])
+        return Bucket(length, pieces.view(np.ndarray), entry["rows"])
 
     def decompose(self, **options: Any) -> TokenStore:
         """Cut the documents into buckets, replacing earlier ones; see `decompose` for the options."""
@@ -160,6 +165,12 @@ class TokenStore:
     def _entries(self) -> list[dict[str, Any]]:
         found = self.manifest["decomposition"] or {"buckets": {}}
         return [*self.manifest["files"].values(), *found["buckets"].values()]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of tokens and buckets, from the checksums of the manifest."""
+        parts = [self.manifest["files"]["tokens"]["sha256"], self.manifest["decomposition"]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def verify(self) -> dict[str, int]:
         """Read everything and compare it with the manifest: checksums, ids, borders of documents, every token counted.

@@ -49,7 +49,9 @@ def tokenize(
     """Tokenise a corpus once into a store, from which buckets are then cut in no time.
 
     Documents keep their order, whatever the number of workers. A run that was killed goes on from its last journal row
-    when called again with the same arguments; a finished store is opened as it is.
+    when called again with the same arguments; a finished store of the same files or data set is opened as it is. Of
+    any other iterable nothing tells what it holds: it has to be the same one after a kill, and a finished store is not
+    opened for it.
 
     Args:
         source: Files and folders (JSON lines, plain or .gz or .zst; parquet; webdataset .tar; .txt; .npy of ids); or
@@ -94,7 +96,7 @@ def _identify(source: Sequence[str | Path] | Iterable[Any]) -> tuple[list[Any], 
     if isinstance(source, str | Path):
         source = [source]
     if not (isinstance(source, list | tuple) and source and all(isinstance(item, str | Path) for item in source)):
-        return [source], [["iterable", 0]]
+        return [source], [["iterable", getattr(source, "_fingerprint", None)]]  # data sets of `datasets` have one
     files = find_files(source)
     return list(files), [[str(path), path.stat().st_size] for path in files]
 
@@ -103,6 +105,11 @@ def _open_finished(out: Path, settings: dict[str, Any]) -> TokenStore:
     store = TokenStore(out)
     if store.manifest["tokenizer"].get("settings") != settings:
         raise InputError(f"{out} already holds a store of other inputs or another tokenizer; choose another --out.")
+    if settings["source"] == [["iterable", None]]:
+        raise InputError(
+            f"{out} already holds a store, of rows that cannot be told from these; open it with "
+            f"TokenStore({str(out)!r}), or choose another folder."
+        )
     _remove_journal(out)
     logger.info("%s is finished already: %d documents", out, store.manifest["documents"])
     return store
@@ -111,6 +118,8 @@ def _open_finished(out: Path, settings: dict[str, Any]) -> TokenStore:
 def _resume(out: Path, settings: dict[str, Any]) -> _Position:
     """Return the last journalled position, with the outputs cut back to it."""
     out.mkdir(parents=True, exist_ok=True)
+    if (out / TOKENS).is_file() and (out / JOURNAL).is_file():  # killed between the rename and the manifest
+        os.replace(out / TOKENS, out / PARTIAL)
     rows = read_jsonl(out / JOURNAL) if (out / JOURNAL).is_file() else []
     if rows and rows[0] != settings:
         raise InputError(f"{out} holds an unfinished run on other inputs or another tokenizer; choose another --out.")
@@ -144,7 +153,7 @@ def _write_tokens(
         for (where, block), arrays in _encode(blocks, spec, loaded, workers):
             # No text, or one that a tokenizer makes nothing of, leaves the end token alone.
             found = [array for array in arrays if len(array) > 1]
-            tokens.write(b"".join(array.astype(dtype).tobytes() for array in found))
+            tokens.write(b"".join(array.astype(dtype, copy=False).data for array in found))
             lengths.write(np.array([len(array) for array in found], dtype=np.int64).tobytes())
             position.source, position.rows = where
             position.documents += len(found)
@@ -250,9 +259,7 @@ def _finish(
     if not position.documents:
         raise InputError(f"no document with text in {json.dumps(settings['source'])[:200]}; all are empty.")
     lengths = np.fromfile(out / LENGTHS, dtype=np.int64)
-    # A second name rather than a rename: a kill before the manifest is written must find the journal's file again.
-    if not (out / TOKENS).exists():
-        os.link(out / PARTIAL, out / TOKENS)
+    os.replace(out / PARTIAL, out / TOKENS)
     record = {
         "name": spec.name if spec.name == "bytes" else Path(spec.name).name,
         "sha256": loaded.sha256,
