@@ -34,10 +34,8 @@ two processes; smoke trains every arm for a few steps.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +51,7 @@ from dataset_decomposition.config import ModelConfig
 from dataset_decomposition.plots import draw_curves, draw_positions, draw_steps
 from dataset_decomposition.trials import ARMS, Data, Scale, Trial, prepare, run_trial, step_seconds
 from dataset_decomposition.verdicts import BASELINE, EQUAL_TIME, PACKINGS, PARTS, PRIMARY, STABILITY, Runs
+from dataset_decomposition.workers import map_in_order
 
 Budget = Literal["smoke", "laptop", "full"]
 RATES = (2e-3, 4e-3, 8e-3)
@@ -127,10 +126,13 @@ def run_all(out: Path, settings: Settings, data: Data, trials: Sequence[Trial], 
     if settings.workers == 1:
         bar = progress(trials, description=what, unit="runs")
         return [run_trial(out, trial, settings.scale, data) for trial in bar]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.workers, context, torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(run_trial, out, trial, settings.scale, data) for trial in trials]
-        return [future.result() for future in progress(futures, description=what, unit="runs")]
+    jobs = [(out, trial, settings.scale, data) for trial in trials]
+    found = map_in_order(_work, jobs, settings.workers, (torch.set_num_threads, (1,)))
+    return list(progress(found, total=len(jobs), description=what, unit="runs"))
+
+
+def _work(job: tuple[Path, Trial, Scale, Data]) -> dict[str, Any]:
+    return run_trial(*job)
 
 
 def tune(out: Path, settings: Settings, data: Data) -> dict[str, float]:

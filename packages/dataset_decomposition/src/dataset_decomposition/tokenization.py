@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from tenfold_shared.progress import progress
 from dataset_decomposition.readers import Document, find_files, read_documents
 from dataset_decomposition.store import MANIFEST, TOKENS, TokenStore, check_ids, finish_store
 from dataset_decomposition.tokenizers import Tokenizer, TokenizerSpec
+from dataset_decomposition.workers import map_in_order
 
 logger = logging.getLogger(__name__)
 JOURNAL, PARTIAL, LENGTHS = "journal.jsonl", "tokens.partial", "lengths.partial"
@@ -204,20 +205,19 @@ def _read_blocks(sources: list[Any], key: str, end_token: int, position: _Positi
 def _encode(
     blocks: Iterator[Block], spec: TokenizerSpec, loaded: Tokenizer, workers: int
 ) -> Iterator[tuple[Block, list[np.ndarray]]]:
-    """Yield each block with its token ids, in order; at most a few blocks per worker are in flight."""
+    """Yield each block with its token ids, in order; at most one block per worker is in flight."""
     if workers == 1:
         yield from ((block, _encode_block(loaded, block)) for block in blocks)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_start_worker, initargs=(spec,)) as pool:
-        flight: list[tuple[Block, Any]] = []
+    flight: deque[Block] = deque()
+
+    def sent() -> Iterator[Block]:
         for block in blocks:
-            flight.append((block, pool.apply_async(_work, (block,))))
-            if len(flight) > 2 * workers:
-                first, result = flight.pop(0)
-                yield first, result.get()
-        for block, result in flight:
-            yield block, result.get()
+            flight.append(block)
+            yield block
+
+    for arrays in map_in_order(_work, sent(), workers, (_start_worker, (spec,))):
+        yield flight.popleft(), arrays
 
 
 _worker: dict[str, Tokenizer] = {}
