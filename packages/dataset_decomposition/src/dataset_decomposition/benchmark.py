@@ -4,9 +4,9 @@
 
 Documents have the lengths of a log-normal distribution like that of web text; token values do not matter and are
 random. Rates are tokens (or draws) per CPU second, medians over interleaved rounds; a row gives the ratio ours over
-theirs and its spread. TRL's packing runs in an environment of its own, whose CPU seconds this process takes; what
-starting and loading cost is measured apart and subtracted. Outputs are checked: every token is in a piece or counted
-as dropped, TRL keeps the tokens that it should, and a resumed loader gives the step that the uninterrupted one gives.
+theirs and its spread. TRL's packing runs in a process with an environment of its own, whose CPU seconds this process
+reads. Outputs are checked: every token is in a piece or counted as dropped, TRL keeps the tokens that it should, and a
+resumed loader gives the step that the uninterrupted one gives.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from dataset_decomposition.corpus import read_sources
 from dataset_decomposition.curriculum import bucket_odds, draw_cycle
 from dataset_decomposition.decomposition import decompose
 from dataset_decomposition.loader import BucketLoader
-from dataset_decomposition.peers import STRATEGIES, run_trl
+from dataset_decomposition.peers import REPEATS, Pack, trl_packer
 from dataset_decomposition.readers import DIST
 from dataset_decomposition.store import TokenStore, write_store
 from dataset_decomposition.tokenization import tokenize
@@ -39,7 +40,6 @@ from dataset_decomposition.tokenizers import TokenizerSpec
 Budget = Literal["smoke", "laptop", "full"]
 TOKENS: dict[Budget, int] = {"smoke": 1_000_000, "laptop": 20_000_000, "full": 50_000_000}
 ROUNDS: dict[Budget, int] = {"smoke": 3, "laptop": 5, "full": 9}
-TRL_ROUNDS: dict[Budget, int] = {"smoke": 1, "laptop": 3, "full": 5}
 STEP_TOKENS, LONGEST = 65_536, 8192
 # Attention takes a quarter of the compute, as in 1B at 8k; the lengths are an eighth of the paper's.
 STEP_MODEL, STEP_SCALE = ModelConfig(256, 2, 4, 1024), 8
@@ -67,7 +67,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         store = write_store(Path(folder) / "store", documents, vocab_size=32_000).decompose()
         digest = store.manifest["files"]["tokens"]["sha256"][:16]
         parts = (
-            lambda: _preparation(store, Path(folder), budget),
+            lambda: _preparation(store, Path(folder), rounds),
             lambda: _planning(store, rounds),
             lambda: _sampling(rounds),
             lambda: _loading(store, rounds),
@@ -86,16 +86,20 @@ def _documents(total: int, seed: int) -> list[np.ndarray]:
 
 
 def measure(calls: Calls, rounds: int, amount: float) -> dict[str, np.ndarray]:
-    """Return rates (amount per CPU second) of each function, one per round, after a call that is not counted."""
+    """Return rates (amount per CPU second) of each function, one per round, after a call that is not counted.
+
+    A function that returns a number worked in another process and says how long.
+    """
     order, shuffle = list(calls), random.Random(0).shuffle
     rates: dict[str, list[float]] = {name: [] for name in order}
     for turn in range(rounds + 1):
         shuffle(order)
         for name in order:
             start = time.process_time()
-            calls[name]()
+            elsewhere = calls[name]()
+            seconds = elsewhere if isinstance(elsewhere, float) else time.process_time() - start
             if turn:
-                rates[name].append(amount / max(time.process_time() - start, 1e-6))
+                rates[name].append(amount / max(seconds, 1e-6))
     return {name: np.array(values) for name, values in rates.items()}
 
 
@@ -113,7 +117,7 @@ def _row(work: str, rates: Mapping[str, np.ndarray], peer: str, aim: float | Non
     }
 
 
-def _preparation(store: TokenStore, folder: Path, budget: Budget) -> list[dict[str, Any]]:
+def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str, Any]]:
     """From tokens in memory to rows on disk: plan, gather, write; of TRL and `datasets` writing is not counted."""
     tokens, lengths, work = np.array(store.tokens), store.lengths, "plan, gather and write (tokens)"
 
@@ -132,24 +136,23 @@ def _preparation(store: TokenStore, folder: Path, budget: Budget) -> list[dict[s
         "numpy concat-and-chunk": numpy_chunks,
         "datasets.map concat-and-chunk": _datasets_map(store),
     }
-    rates = measure(calls, ROUNDS[budget], len(tokens))
-    rates |= {f"TRL {name}": _trl_rates(store, folder, name, budget) for name in STRATEGIES}
+    np.save(folder / "tokens.npy", tokens)
+    np.save(folder / "offsets.npy", np.array(store.offsets))
+    with trl_packer(folder, LONGEST) as pack:
+        calls |= {f"TRL {name}": partial(_pack, pack, name, store) for name in REPEATS}
+        rates = measure(calls, rounds, len(tokens))
     return [_row(work, rates, name, 50.0) for name in rates if name != "ours"]
 
 
-def _trl_rates(store: TokenStore, folder: Path, strategy: str, budget: Budget) -> np.ndarray:
-    """Return rates of TRL's packing, one per round; "wrapped" is so fast that a round repeats it."""
-    np.save(folder / "tokens.npy", np.array(store.tokens))
-    np.save(folder / "offsets.npy", np.array(store.offsets))
-    repeats = 20 if strategy == "wrapped" else 3
-    idle, rates = run_trl(strategy, folder, LONGEST, 0)["seconds"], []
-    for _ in range(TRL_ROUNDS[budget]):
-        found = run_trl(strategy, folder, LONGEST, repeats)
-        rates.append(repeats * len(store.tokens) / max(found["seconds"] - idle, 1e-3))
+def _pack(pack: Pack, strategy: str, store: TokenStore) -> float:
+    """Let TRL pack, check what it kept, and return its seconds."""
+    found, seconds = pack(strategy)
     kept = int(np.minimum(store.lengths, LONGEST).sum()) if strategy == "bfd" else len(store.tokens)
     if found["tokens"] != kept:
         raise RuntimeError(f"TRL's {strategy} kept {found['tokens']} tokens instead of {kept}.")
-    return np.resize(rates, ROUNDS[budget])
+    if strategy == "wrapped" and found["first"] != int(store.tokens[:LONGEST].sum(dtype=np.int64)):
+        raise RuntimeError("TRL's wrapped rows are not those of concat-and-chunk.")
+    return seconds
 
 
 def _datasets_map(store: TokenStore) -> Callable[[], object]:
