@@ -23,7 +23,7 @@ Pack = Callable[[str], tuple[dict[str, int], float]]
 def trl_packer(folder: Path, length: int) -> Generator[Pack]:
     """Start a child with TRL by `uv run` and yield a function that packs the documents in a folder there.
 
-    The function takes a strategy of `REPEATS` and returns `rows`, `tokens` and `first` (sum of the ids of the first row),
+    It takes a strategy of `REPEATS` and returns `rows`, `tokens` and `first` (sum of the ids of the first row),
     and the CPU seconds that the child spent on one packing: what the system says of it after, less what it said before,
     so that starting and loading do not count.
 
