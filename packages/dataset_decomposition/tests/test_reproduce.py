@@ -9,7 +9,8 @@ from dataset_decomposition import reproduce as experiment
 from dataset_decomposition import trials, verdicts
 from dataset_decomposition.arms import RowLoader, chunk, pack
 from dataset_decomposition.config import ModelConfig
-from dataset_decomposition.corpus import read_functions, read_sources, split_functions
+from dataset_decomposition.corpus import gather_functions, read_sources, split_functions
+from dataset_decomposition.store import write_store
 
 SECONDS = {32: 0.5, 64: 0.6, 128: 0.8, 256: 1.6}
 ROUNDS = {length: [value * factor for factor in (0.99, 1.0, 1.0, 1.0, 1.01)] for length, value in SECONDS.items()}
@@ -130,15 +131,18 @@ def test_arms_take_as_many_steps_of_as_many_tokens(store, arm):
     assert arm in trials.CURRICULA or set(loader.step_lengths().tolist()) == {length}
 
 
-def test_a_run_can_end_sooner_and_is_not_made_twice(store, tmp_path):
+def test_a_run_can_end_sooner_and_is_not_made_twice(tmp_path):
+    scale = replace(TINY, model=replace(TINY.model, vocab_size=32))
+    store = write_store(tmp_path / "store", [np.arange(700) % 30] * 9, vocab_size=32)
+    store.decompose(min_length=32, max_length=256)
     documents = ([np.arange(40) % 30, np.arange(300) % 30], [80, 600])
     data = trials.Data({1.0: store.path}, documents, documents, documents)
     trial = trials.Trial("C&C", 0, 1e-3, steps=3)
-    first = trials.run_trial(tmp_path, trial, TINY, data)
+    first = trials.run_trial(tmp_path, trial, scale, data)
     assert first["lengths"] == [256] * 3 and first["curve"][-1][0] == 3
     assert first["curve"][-1][1] == pytest.approx(first["final"]["bits_per_byte"])
-    assert trials.run_trial(tmp_path, trial, TINY, data)["final"] == first["final"]
-    assert trials.run_trial(tmp_path, replace(trial, seed=1), TINY, data)["final"] != first["final"]
+    assert trials.run_trial(tmp_path, trial, scale, data)["final"] == first["final"]
+    assert trials.run_trial(tmp_path, replace(trial, seed=1), scale, data)["final"] != first["final"]
 
 
 def test_the_clock_adds_up_the_steps_of_each_length():
@@ -150,11 +154,13 @@ def test_the_clock_adds_up_the_steps_of_each_length():
 def test_functions_are_documents():
     text = "import x\n\n@x.y\ndef one(a):\n    return a\n\nclass C:\n    z = 1\n    def two(self):\n        pass\n"
     assert split_functions(text) == ["@x.y\ndef one(a):\n    return a\n", "    def two(self):\n        pass\n"]
-    files = read_functions()
+    texts = read_sources()[:150]
+    files = gather_functions([*texts, *texts])
+    assert files[150:] == [[]] * 150, "none comes twice"
     documents = [text for file in files for text in file]
-    assert len(documents) == len(set(documents)) == 38_626
+    assert (len(documents), len(set(documents))) == (2861,) * 2
     digest = hashlib.sha256("".join(documents).encode()).hexdigest()
-    assert digest.startswith("cd795da640c63b61"), "the same documents in the same order everywhere"
+    assert digest.startswith("4cdca5a70ba22d7f"), "the same documents in the same order everywhere"
 
 
 def test_the_sources_are_the_listed_ones():

@@ -237,7 +237,7 @@ def _loading(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
 def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any]]:
     """Text to buckets, against the bare tokenizer on the same text."""
     library = require_extra("tokenizers", "hf", "tenfold-shared")
-    texts = read_sources()[: 100 if budget == "smoke" else 600]
+    texts = read_sources()[: 100 if budget == "smoke" else 400]
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(vocab_size=8192, special_tokens=["<|end|>"], show_progress=False)

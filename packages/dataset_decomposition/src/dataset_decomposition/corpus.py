@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -43,17 +44,20 @@ def read_sources() -> list[str]:
     return documents
 
 
-def read_functions() -> list[list[str]]:
+def gather_functions(texts: Sequence[str]) -> list[list[str]]:
     """Return the functions and methods of each source file, with their decorators: documents of a few lines to many.
 
     As in CodeSearchNet a function is a document. Those that come again, in whatever file, are left out.
 
+    Args:
+        texts: Python sources.
+
     Returns:
-        A list per file, in the files' order of `read_sources`.
+        A list per file.
     """
     seen: set[str] = set()
     files = []
-    for text in read_sources():
+    for text in texts:
         fresh = [part for part in dict.fromkeys(split_functions(text)) if part not in seen]
         seen.update(fresh)
         files.append(fresh)

@@ -15,7 +15,7 @@ from tenfold_shared.files import write_json
 
 from dataset_decomposition.arms import RowLoader, chunk, pack
 from dataset_decomposition.config import Curriculum, ModelConfig, TrainConfig
-from dataset_decomposition.corpus import read_functions
+from dataset_decomposition.corpus import gather_functions, read_sources
 from dataset_decomposition.evaluate import evaluate, retrieve_keys
 from dataset_decomposition.loader import BucketLoader
 from dataset_decomposition.model import Decoder
@@ -93,7 +93,7 @@ class Data:
 
 def prepare(out: Path, scale: Scale, parts: Sequence[float]) -> Data:
     """Tokenise the corpus and write training documents as stores with buckets, one for each share of them."""
-    files = read_functions()
+    files = gather_functions(read_sources())
     training = _shuffled([text for i, part in enumerate(files) if i % HELD_OUT > 1 for text in part])
     encode = _train_tokenizer(training[:TOKENIZER_DOCUMENTS], scale.model.vocab_size)
     documents: list[np.ndarray] = []
