@@ -5,6 +5,7 @@ Reads lines of a strategy and a number of repeats, and answers each with a line 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -16,8 +17,8 @@ def main() -> None:
     import datasets
     import numpy as np
     import pyarrow as pa
-    from trl import pack_dataset
 
+    pack_dataset = importlib.import_module("trl").pack_dataset  # not installed where types are checked
     folder, length = Path(sys.argv[1]), int(sys.argv[2])
     datasets.disable_progress_bars()
     tokens, offsets = np.load(folder / "tokens.npy"), np.load(folder / "offsets.npy")
