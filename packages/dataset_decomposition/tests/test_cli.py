@@ -1,8 +1,11 @@
 """The command as its users meet it: results on stdout, one sentence and status 2 for bad input."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +173,30 @@ def test_a_document_of_ten_million_tokens_is_handled(monkeypatch, capsys, tmp_pa
 )
 def test_usage_errors_exit_with_2(monkeypatch, capsys, arguments):
     assert run(monkeypatch, capsys, *arguments)[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_leaves_one_sentence_and_a_run_that_goes_on(tmp_path, workers):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "some words " * 80}) + "\n" + '{"text": "y"}\n' * 9, "utf-8")
+    (tmp_path / "x.jsonl").write_text((tmp_path / "x.jsonl").read_text() * 60_000, "utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "dataset_decomposition",
+        "tokenize",
+        "x.jsonl",
+        "--workers",
+        str(workers),
+        "--quiet",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    partial = tmp_path / "store" / "tokens.partial"
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, len(err.splitlines())) == (130, 1), err
+    assert "interrupted" in err and not (tmp_path / "store" / "manifest.json").exists()
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert TokenStore(tmp_path / "store").manifest["documents"] == 600_000

@@ -1,6 +1,8 @@
 """Decomposition against a plain loop, its laws on random lengths, and the distribution of its draws."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+OFFICIAL = json.loads((Path(__file__).parent / "reference" / "official.json").read_text())
 LENGTHS = st.lists(st.integers(0, 5000), max_size=20)
 OPTIONS = st.fixed_dictionaries(
     {
@@ -44,6 +47,23 @@ def test_greedy_is_the_plain_loop(overlap):
     plan = decompose(lengths, policy="greedy", overlap=overlap)
     expected = [(d, *piece) for d, n in enumerate(lengths.tolist()) for piece in by_loop(n, 8, 13, overlap)]
     assert list(zip(plan.doc.tolist(), plan.start.tolist(), plan.length.tolist(), strict=True)) == expected
+
+
+def test_greedy_is_the_authors_on_random_lengths():
+    """Their function ran on these lengths; see reference/SOURCE.md."""
+    assert len(OFFICIAL["greedy"]) > 700
+    for smallest, largest, tokens, buckets, starts in OFFICIAL["greedy"]:
+        plan = decompose([tokens], min_length=2**smallest, max_length=2**largest, policy="greedy")
+        assert (plan.length.tolist(), plan.start.tolist()) == ([2**k for k in buckets], starts)
+
+
+def test_draws_are_distributed_as_the_authors():
+    """Whole documents, so that what is left over after the draws is compared, too."""
+    plan = decompose([2_000_000] * 20, seed=1)
+    ours = [int((plan.length == 2**k).sum()) for k in range(8, 14)]
+    theirs = [OFFICIAL["draws"][str(k)] for k in range(8, 14)]
+    assert stats.chi2_contingency([ours, theirs]).pvalue > 1e-3
+    assert stats.chi2_contingency([ours[::-1], theirs]).pvalue < 1e-9, "the test can fail"
 
 
 @pytest.mark.parametrize("policy", ["random", "equal"])

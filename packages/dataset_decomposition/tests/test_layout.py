@@ -1,6 +1,7 @@
 """The authors' files, written and read by another library, and parquet."""
 
 import json
+import weakref
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -49,6 +50,37 @@ def test_whole_shards_only_by_default_and_what_is_left_out_is_counted(store, tmp
     for line in export_store(store, tmp_path / "out"):
         assert line["sequences"] % (2048 // line["length"]) == 0
         assert line["sequences"] + line["left_out"] == store.num_rows[line["length"]]
+
+
+def test_an_export_goes_on_but_not_over_one_of_other_buckets(store, tmp_path):
+    first = export_store(store, tmp_path / "out", partial=True)
+    shard = next((tmp_path / "out").glob("D_5/*.tar"))
+    content, _ = shard.read_bytes(), shard.unlink()
+    assert export_store(store, tmp_path / "out", partial=True) == first and shard.read_bytes() == content
+    with pytest.raises(InputError, match="other buckets or with other options"):
+        export_store(store, tmp_path / "out", partial=True, seed=1)
+    store.decompose(min_length=32, max_length=128)
+    with pytest.raises(InputError, match="other buckets or with other options"):
+        export_store(store, tmp_path / "out", partial=True)
+    assert shard.read_bytes() == content
+
+
+def test_import_holds_one_sequence_at_a_time(store, tmp_path, monkeypatch):
+    """Every sequence is on its way to the disk before the next is parsed."""
+    export_store(store, tmp_path / "out", partial=True)
+    alive, most = [], []
+    read = layout._read_shard
+
+    def watched(*arguments):
+        for row in read(*arguments):
+            alive.append(weakref.ref(row))
+            yield row
+            del row
+            most.append(sum(ref() is not None for ref in alive[-50:]))
+
+    monkeypatch.setattr(layout, "_read_shard", watched)
+    import_store(tmp_path / "out", tmp_path / "back", vocab_size=32_000)
+    assert len(alive) == sum(store.num_rows.values()) and max(most) <= 2
 
 
 def test_import_brings_back_every_row(store, tmp_path):

@@ -1,6 +1,7 @@
 """The loader: constant tokens, one length per step, the same rows for any ranks, workers and resumption."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_batches_are_the_same_for_any_number_of_workers(store, workers):
     loader = load(store)
     assert content(BucketDataset(loader).batches(num_workers=workers)) == content(load(store))
     assert loader.step == len(loader)
+
+
+def test_a_loader_is_sent_to_spawned_workers_without_its_data(store):
+    """DataLoader starts workers so on macOS, and on Linux from Python 3.14."""
+    loader = load(store)
+    whole = content(loader)
+    sent = pickle.dumps(load(store))
+    assert len(sent) < 10_000
+    assert content(pickle.loads(sent)) == whole
 
 
 def test_resume_at_any_step_goes_on_exactly(store):

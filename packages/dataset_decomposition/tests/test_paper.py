@@ -1,5 +1,8 @@
 """Numbers of the authors that need no training."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from dataset_decomposition import PRESETS, plan_training, simulate
@@ -33,31 +36,18 @@ def test_shards_hold_what_the_authors_statistics_say():
     assert int((sizes * DCLM_SHARDS * LENGTHS).sum()) == 34_545_336_320
 
 
-def fit_by_hand(units, tokens, cycles, per_unit):
-    """The rule of the authors' script in other words: walk from the last bucket to the first, then once more back."""
-    units, tried, index = list(units), [], len(units) - 1
-    while True:
-        missing = tokens / cycles - sum(u * p for u, p in zip(units, per_unit, strict=True))
-        if missing == 0 or index < 0:
-            return units
-        index -= tuple(units) in tried
-        tried.append(tuple(units))
-        units[index] += 1 if missing > 0 else -1
+OFFICIAL = json.loads((Path(__file__).parent / "reference" / "official.json").read_text())["params"]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_plan_agrees_with_a_second_implementation_on_random_lengths(seed):
-    generator = np.random.default_rng(seed)
-    lengths = (2 ** np.arange(6, 6 + generator.integers(1, 7))).tolist()
-    available = generator.integers(100_000, 10_000_000, len(lengths)).tolist()
-    units = generator.integers(1, 50, len(lengths)).tolist()
-    tokens, cycles = int(generator.integers(10**8, 10**10)), int(generator.integers(1, 9))
-    plan = plan_training(lengths, available, units, tokens=tokens, cycles=cycles)
-    stock = sum(a * n for a, n in zip(available, lengths, strict=True))
-    start = [round(tokens / stock * a / cycles / u) for a, u in zip(available, units, strict=True)]
-    expected = fit_by_hand(start, tokens, cycles, [u * n for u, n in zip(units, lengths, strict=True)])
-    assert plan.sequences == tuple(e * u for e, u in zip(expected, units, strict=True))
-    assert plan.exact == (plan.tokens_per_cycle * cycles == tokens)
+@pytest.mark.parametrize("case", OFFICIAL, ids=lambda case: f"{case['tokens']}")
+def test_plan_prints_what_the_authors_script_prints(case):
+    """Random budgets, cycles, GPUs and shards through their script; see reference/SOURCE.md."""
+    sizes = [sequences_per_shard(n) for n in LENGTHS]
+    available = [a * b for a, b in zip(case["shards"], sizes, strict=True)]
+    units = [case["processes"] * size for size in sizes]
+    options = {"tokens": case["tokens"], "cycles": case["cycles"], "curriculum": case["curriculum"]}
+    plan = plan_training(LENGTHS, available, units, **options)
+    assert (plan.flags(), plan.exact) == (case["flags"], case["exact"])
 
 
 def test_odds_are_those_of_the_paper():

@@ -1,10 +1,11 @@
 """Preparation, loader, sampler and resume beside other ways of doing them, on one corpus in one run.
 
-    dataset-decomposition benchmark --budget laptop        (two cores, about three minutes)
+    dataset-decomposition benchmark --budget laptop        (two cores, about four minutes)
 
 Documents have the lengths of a log-normal distribution like that of web text; token values do not matter and are
-random. Rates are tokens (or draws) per CPU second of this process, medians over interleaved rounds; a row gives the
-ratio ours over theirs and its spread. Outputs are checked: every token is in a piece or counted as dropped, and a
+random. Rates are tokens (or draws) per CPU second, medians over interleaved rounds; a row gives the ratio ours over
+theirs and its spread. TRL's packing runs in a process with an environment of its own, whose CPU seconds this process
+reads. Outputs are checked: every token is in a piece or counted as dropped, TRL keeps the tokens that it should, and a
 resumed loader gives the step that the uninterrupted one gives.
 """
 
@@ -16,6 +17,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +26,12 @@ from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
 from dataset_decomposition.arms import chunk
-from dataset_decomposition.config import BucketConfig
+from dataset_decomposition.config import BucketConfig, ModelConfig
 from dataset_decomposition.corpus import read_sources
 from dataset_decomposition.curriculum import bucket_odds, draw_cycle
 from dataset_decomposition.decomposition import decompose
 from dataset_decomposition.loader import BucketLoader
+from dataset_decomposition.peers import REPEATS, Pack, trl_packer
 from dataset_decomposition.readers import DIST
 from dataset_decomposition.store import TokenStore, write_store
 from dataset_decomposition.tokenization import tokenize
@@ -37,7 +40,9 @@ from dataset_decomposition.tokenizers import TokenizerSpec
 Budget = Literal["smoke", "laptop", "full"]
 TOKENS: dict[Budget, int] = {"smoke": 1_000_000, "laptop": 20_000_000, "full": 50_000_000}
 ROUNDS: dict[Budget, int] = {"smoke": 3, "laptop": 5, "full": 9}
-STEP_TOKENS = 65_536
+STEP_TOKENS, LONGEST = 65_536, 8192
+# Attention takes a quarter of the compute, as in 1B at 8k; the lengths are an eighth of the paper's.
+STEP_MODEL, STEP_SCALE = ModelConfig(256, 2, 4, 1024), 8
 Calls = Mapping[str, Callable[[], object]]
 
 
@@ -50,8 +55,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         seed: Of lengths and order.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, input_hash`; rates are millions per CPU
-        second, so that a ratio above 1 means that ours is faster.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, input_hash`; all are rates, so that a ratio
+        above 1 means that ours is faster.
 
     Raises:
         RuntimeError: A check of the outputs fails.
@@ -67,6 +72,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
             lambda: _sampling(rounds),
             lambda: _loading(store, rounds),
             lambda: _end_to_end(Path(folder), budget, rounds),
+            lambda: _training(store, rounds),
         )
         rows = [row for part in progress(parts, description="benchmark", unit="parts") for row in part()]
     return [{"paper": "dataset_decomposition", **row, "input_hash": digest} for row in rows]
@@ -80,36 +86,42 @@ def _documents(total: int, seed: int) -> list[np.ndarray]:
 
 
 def measure(calls: Calls, rounds: int, amount: float) -> dict[str, np.ndarray]:
-    """Return rates (amount per CPU second) of each function, one per round, after a call that is not counted."""
+    """Return rates (amount per CPU second) of each function, one per round, after a call that is not counted.
+
+    A function that returns a number worked in another process and says how long.
+    """
     order, shuffle = list(calls), random.Random(0).shuffle
     rates: dict[str, list[float]] = {name: [] for name in order}
     for turn in range(rounds + 1):
         shuffle(order)
         for name in order:
             start = time.process_time()
-            calls[name]()
+            elsewhere = calls[name]()
+            seconds = elsewhere if isinstance(elsewhere, float) else time.process_time() - start
             if turn:
-                rates[name].append(amount / max(time.process_time() - start, 1e-6))
+                rates[name].append(amount / max(seconds, 1e-6))
     return {name: np.array(values) for name, values in rates.items()}
 
 
-def _row(work: str, rates: Mapping[str, np.ndarray], peer: str, aim: float | None = None) -> dict[str, Any]:
+def _row(
+    work: str, rates: Mapping[str, np.ndarray], peer: str, aim: float | None = None, *, per: float = 1e6
+) -> dict[str, Any]:
     ratios = rates["ours"] / rates[peer]
     return {
         "work": work,
-        "ours": float(np.median(rates["ours"])) / 1e6,
+        "ours": float(np.median(rates["ours"])) / per,
         "peer_name": peer,
-        "peer": float(np.median(rates[peer])) / 1e6,
+        "peer": float(np.median(rates[peer])) / per,
         "ratio": float(np.median(ratios)),
         "spread": [float(ratios.min()), float(ratios.max())],
-        "unit": "million per CPU second",
+        "unit": "million per CPU second" if per == 1e6 else "per CPU second",
         "aim": aim,
     }
 
 
 def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """From tokens in memory to rows on disk: plan, gather, write."""
-    tokens, lengths = np.array(store.tokens), store.lengths
+    """From tokens in memory to rows on disk: plan, gather, write; of TRL and `datasets` writing is not counted."""
+    tokens, lengths, work = np.array(store.tokens), store.lengths, "plan, gather and write (tokens)"
 
     def ours() -> None:
         plan = decompose(lengths)
@@ -119,20 +131,34 @@ def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str,
             np.save(folder / "rows.npy", tokens[first[:, None] + np.arange(length + 1)])
 
     def numpy_chunks() -> None:
-        np.save(folder / "chunks.npy", chunk(tokens, lengths, 8192)[0])
+        np.save(folder / "chunks.npy", chunk(tokens, lengths, LONGEST)[0])
 
     calls: dict[str, Callable[[], object]] = {
         "ours": ours,
         "numpy concat-and-chunk": numpy_chunks,
         "datasets.map concat-and-chunk": _datasets_map(store),
     }
-    rates = measure(calls, rounds, len(tokens))
-    names = [name for name in rates if name != "ours"]
-    return [_row("plan, gather and write (tokens)", rates, name, 50.0) for name in names]
+    np.save(folder / "tokens.npy", tokens)
+    np.save(folder / "offsets.npy", np.array(store.offsets))
+    with trl_packer(folder, LONGEST) as pack:
+        calls |= {f"TRL {name}": partial(_pack, pack, name, store) for name in REPEATS}
+        rates = measure(calls, rounds, len(tokens))
+    return [_row(work, rates, name, 50.0) for name in rates if name != "ours"]
+
+
+def _pack(pack: Pack, strategy: str, store: TokenStore) -> float:
+    """Let TRL pack, check what it kept, and return its seconds."""
+    found, seconds = pack(strategy)
+    kept = int(np.minimum(store.lengths, LONGEST).sum()) if strategy == "bfd" else len(store.tokens)
+    if found["tokens"] != kept:
+        raise RuntimeError(f"TRL's {strategy} kept {found['tokens']} tokens instead of {kept}.")
+    if strategy == "wrapped" and found["first"] != int(store.tokens[:LONGEST].sum(dtype=np.int64)):
+        raise RuntimeError("TRL's wrapped rows are not those of concat-and-chunk.")
+    return seconds
 
 
 def _datasets_map(store: TokenStore) -> Callable[[], object]:
-    """The usual grouping function of training scripts, on at most two million tokens; scaled to all of them."""
+    """The usual grouping function of training scripts."""
     datasets = require_extra("datasets", "hf", DIST)
     datasets.disable_progress_bars()
     documents = [store.tokens[a:b].tolist() for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
@@ -207,13 +233,14 @@ def _loading(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
     if not np.array_equal(first_batch(len(loader) - 1)["input_ids"], loader.batch(len(loader) - 1)["input_ids"]):
         raise RuntimeError("a resumed loader gives another batch.")
     calls = {"ours": lambda: first_batch(len(loader) - 1), "the same at step 0": lambda: first_batch(0)}
-    return [*rows, _row("resume at the last step (resumptions)", measure(calls, rounds, 1), "the same at step 0")]
+    work = "resume at the last step (resumptions)"
+    return [*rows, _row(work, measure(calls, rounds, 1), "the same at step 0", per=1.0)]
 
 
 def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any]]:
     """Text to buckets, against the bare tokenizer on the same text."""
     library = require_extra("tokenizers", "hf", "tenfold-shared")
-    texts = read_sources()[: 100 if budget == "smoke" else 600]
+    texts = read_sources()[: 100 if budget == "smoke" else 400]
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(vocab_size=8192, special_tokens=["<|end|>"], show_progress=False)
@@ -236,3 +263,16 @@ def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any
     rates = measure({"ours": ours, "bare tokenizer": bare_ids}, rounds, amount)
     digest = hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
     return [_row(f"text to buckets (tokens; text {digest})", rates, "bare tokenizer", 0.95)]
+
+
+def _training(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
+    """Training steps of the store's mixture of lengths against steps of the longest rows."""
+    from dataset_decomposition.trials import Scale, step_seconds
+
+    longest = LONGEST // STEP_SCALE
+    scale = Scale(STEP_MODEL, longest, longest // 32, 0, 4 * longest, 0)
+    found = step_seconds(scale, rounds, clock=time.process_time)
+    tokens = {length // STEP_SCALE: rows * length for length, rows in store.num_rows.items()}
+    mixed = sum(np.array(found[length]) * count for length, count in tokens.items()) / sum(tokens.values())
+    rates = {"ours": scale.tokens_per_step / mixed, "rows of 1024": scale.tokens_per_step / np.array(found[longest])}
+    return [_row("training step, width 256, rows of 32 to 1024 (tokens)", rates, "rows of 1024")]

@@ -7,8 +7,11 @@ sympy (BSD) and networkx (BSD) are read where pip put them (extra `demo`); only 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
+import warnings
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -39,6 +42,41 @@ def read_sources() -> list[str]:
             raise InputError(f"{name} is not the listed file; run: pip install 'dataset-decomposition[demo]'")
         documents.append(content.decode("utf-8"))
     return documents
+
+
+def gather_functions(texts: Sequence[str]) -> list[list[str]]:
+    """Return the functions and methods of each source file, with their decorators: documents of a few lines to many.
+
+    As in CodeSearchNet a function is a document. Those that come again, in whatever file, are left out.
+
+    Args:
+        texts: Python sources.
+
+    Returns:
+        A list per file.
+    """
+    seen: set[str] = set()
+    files = []
+    for text in texts:
+        fresh = [part for part in dict.fromkeys(split_functions(text)) if part not in seen]
+        seen.update(fresh)
+        files.append(fresh)
+    return files
+
+
+def split_functions(text: str) -> list[str]:
+    """Return the source of each top-level function and of each method of a top-level class, in order."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in other people's strings
+        body = ast.parse(text).body
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [inner for node in body for inner in (node.body if isinstance(node, ast.ClassDef) else [node])]
+    lines = text.splitlines(keepends=True)
+    return [
+        "".join(lines[min(part.lineno for part in [node, *node.decorator_list]) - 1 : node.end_lineno])
+        for node in nodes
+        if isinstance(node, kinds)
+    ]
 
 
 def _root(package: str) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,7 +12,7 @@ from tenfold_shared.commands import InputError, unknown_name
 
 from dataset_decomposition.config import CURRICULA, Curriculum
 from dataset_decomposition.curriculum import draw_cycle
-from dataset_decomposition.store import Bucket, TokenStore, gather_rows
+from dataset_decomposition.store import TokenStore, gather_rows
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray
@@ -76,9 +74,20 @@ class BucketLoader:
         self.lengths = sorted(rows)
         self.batches = np.array([rows[n] * n // tokens_per_step for n in self.lengths], dtype=np.int64)
         self._check_buckets(rows)
-        self._buckets = {length: _in_memory(store.bucket(length)) for length in self.lengths}
+        self._open()
+
+    def _open(self) -> None:
+        self._buckets = {length: self.store.bucket(length) for length in self.lengths}
         self._order = lru_cache(maxsize=2)(self._draw_epoch)
         self._rows = lru_cache(maxsize=2 * len(self.lengths))(self._shuffle_rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what a worker process makes itself: orders and the mapped indices."""
+        return {name: value for name, value in vars(self).items() if name not in ("_buckets", "_order", "_rows")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
 
     def _check(self) -> None:
         if self.curriculum not in CURRICULA:
@@ -179,7 +188,7 @@ class BucketLoader:
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is: a step, and what gives the steps their meaning. Plain JSON types."""
         names = ("step", "tokens_per_step", "curriculum", "cycles", "seed", "epochs", "longest_first")
-        return {name: getattr(self, name) for name in names} | {"store": _fingerprint(self.store)}
+        return {name: getattr(self, name) for name in names} | {"store": self.store.fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the step of a `state_dict`, in the same time whatever the step; ranks may be more or fewer now.
@@ -223,13 +232,3 @@ class BucketLoader:
             }
             for length, count in zip(self.lengths, seen, strict=True)
         ]
-
-
-def _in_memory(bucket: Bucket) -> Bucket:
-    return Bucket(bucket.length, np.array(bucket.pieces), bucket.num_rows)
-
-
-def _fingerprint(store: TokenStore) -> str:
-    """Hash of tokens and buckets, from the checksums of the manifest."""
-    parts = [store.manifest["files"]["tokens"]["sha256"], store.manifest["decomposition"]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -23,8 +22,9 @@ def next_token_loss(
         z_loss: Weight; the authors use 1e-4.
     """
     flat, targets = logits.flatten(0, 1).float(), labels.flatten()
-    entropy = F.cross_entropy(flat, targets, ignore_index=IGNORED_LABEL, reduction="sum")
-    if not z_loss:
-        return entropy, entropy.detach()
-    partition = torch.logsumexp(flat, dim=-1)[targets != IGNORED_LABEL]
-    return entropy + z_loss * partition.square().sum(), entropy.detach()
+    kept = targets != IGNORED_LABEL
+    # Both terms need log Z, so it is computed once; cross-entropy is log Z minus the target's logit.
+    partition = torch.logsumexp(flat, dim=-1)
+    target = flat.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
+    entropy = ((partition - target) * kept).sum()
+    return entropy + z_loss * (partition.square() * kept).sum(), entropy.detach()

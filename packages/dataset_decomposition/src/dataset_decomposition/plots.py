@@ -59,3 +59,13 @@ def draw_curves(
         axes.set_xlabel(x_label)
         axes.set_ylabel("bits per byte")
         axes.legend(fontsize="x-small")
+
+
+def draw_positions(path: Path, losses: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw held-out bits per byte by position in the document, one curve per arm; keys end in <from>-<to>."""
+    with _figure(path, "Loss by position", "Held-out bits per byte by position of the token, by arm.") as axes:
+        for name, values in losses.items():
+            axes.plot([key.rsplit("/", 1)[1] for key in values], list(values.values()), marker=".", label=name)
+        axes.set_xlabel("position in the document, tokens")
+        axes.set_ylabel("bits per byte")
+        axes.legend(fontsize="x-small")

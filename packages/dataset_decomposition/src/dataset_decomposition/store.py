@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,12 +71,17 @@ class TokenStore:
         self.manifest = _read_manifest(self.path)
         self._check_sizes()
 
+    def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
+        """Another process opens the store anew: tokens are never sent."""
+        return TokenStore, (self.path,)
+
     @cached_property
     def tokens(self) -> Int[Array, " tokens"]:
         """All tokens, mapped from disk."""
         if not self.manifest["tokens"]:
             return np.zeros(0, dtype=self.dtype)
-        return np.memmap(self.path / TOKENS, dtype=self.dtype, mode="r")
+        # A plain array over the same pages: every slice of a memmap would cost a microsecond more.
+        return np.memmap(self.path / TOKENS, dtype=self.dtype, mode="r").view(np.ndarray)
 
     @cached_property
     def offsets(self) -> Int[Array, " documents_and_end"]:
@@ -119,7 +125,7 @@ class TokenStore:
         if entry is None:
             raise InputError(f"{self.path} has no bucket of length {length}; it has {list(self.num_rows)}.")
         pieces = np.load(self.path / entry["name"], mmap_mode="r", allow_pickle=False)
-        return Bucket(length, pieces, entry["rows"])
+        return Bucket(length, pieces.view(np.ndarray), entry["rows"])
 
     def decompose(self, **options: Any) -> TokenStore:
         """Cut the documents into buckets, replacing earlier ones; see `decompose` for the options."""
@@ -159,6 +165,12 @@ class TokenStore:
     def _entries(self) -> list[dict[str, Any]]:
         found = self.manifest["decomposition"] or {"buckets": {}}
         return [*self.manifest["files"].values(), *found["buckets"].values()]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of tokens and buckets, from the checksums of the manifest."""
+        parts = [self.manifest["files"]["tokens"]["sha256"], self.manifest["decomposition"]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def verify(self) -> dict[str, int]:
         """Read everything and compare it with the manifest: checksums, ids, borders of documents, every token counted.
@@ -245,9 +257,9 @@ def gather_rows(
 
 
 def write_store(
-    path: str | Path, documents: list[np.ndarray], *, vocab_size: int, tokenizer: dict[str, Any] | None = None
+    path: str | Path, documents: Iterable[np.ndarray], *, vocab_size: int, tokenizer: dict[str, Any] | None = None
 ) -> TokenStore:
-    """Write documents that are in memory, as token ids, as a store.
+    """Write documents of token ids as a store, one after the other: memory holds one document and all lengths.
 
     Args:
         path: Folder, made if need be.
@@ -256,17 +268,22 @@ def write_store(
         tokenizer: What the manifest says of the tokenizer.
 
     Raises:
-        InputError: A token id is negative or not below `vocab_size`.
+        InputError: A token id is negative or not below `vocab_size`; nothing is left behind.
     """
-    dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-    for index, document in enumerate(documents):
-        check_ids(document, vocab_size, f"document {index}")
-    with atomic_write(Path(path) / TOKENS) as file:
-        for document in documents:
-            file.write(document.astype(dtype).tobytes())
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
+    path, dtype, lengths = Path(path), np.dtype("<u2" if vocab_size <= 2**16 else "<u4"), []
+    found = path.exists()
+    try:
+        with atomic_write(path / TOKENS) as file:
+            for index, document in enumerate(documents):
+                check_ids(document, vocab_size, f"document {index}")
+                file.write(document.astype(dtype).tobytes())
+                lengths.append(len(document))
+    except BaseException:
+        if not found and path.exists():
+            path.rmdir()
+        raise
     record = {"name": "none", "sha256": "", "end_token": None, **(tokenizer or {}), "vocab_size": vocab_size}
-    return finish_store(Path(path), lengths, record, np.dtype(dtype))
+    return finish_store(path, np.array(lengths, dtype=np.int64), record, dtype)
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from tenfold_shared.progress import progress
 from dataset_decomposition.readers import Document, find_files, read_documents
 from dataset_decomposition.store import MANIFEST, TOKENS, TokenStore, check_ids, finish_store
 from dataset_decomposition.tokenizers import Tokenizer, TokenizerSpec
+from dataset_decomposition.workers import map_in_order
 
 logger = logging.getLogger(__name__)
 JOURNAL, PARTIAL, LENGTHS = "journal.jsonl", "tokens.partial", "lengths.partial"
@@ -49,7 +50,9 @@ def tokenize(
     """Tokenise a corpus once into a store, from which buckets are then cut in no time.
 
     Documents keep their order, whatever the number of workers. A run that was killed goes on from its last journal row
-    when called again with the same arguments; a finished store is opened as it is.
+    when called again with the same arguments; a finished store of the same files or data set is opened as it is. Of
+    any other iterable nothing tells what it holds: it has to be the same one after a kill, and a finished store is not
+    opened for it.
 
     Args:
         source: Files and folders (JSON lines, plain or .gz or .zst; parquet; webdataset .tar; .txt; .npy of ids); or
@@ -94,7 +97,7 @@ def _identify(source: Sequence[str | Path] | Iterable[Any]) -> tuple[list[Any], 
     if isinstance(source, str | Path):
         source = [source]
     if not (isinstance(source, list | tuple) and source and all(isinstance(item, str | Path) for item in source)):
-        return [source], [["iterable", 0]]
+        return [source], [["iterable", getattr(source, "_fingerprint", None)]]  # data sets of `datasets` have one
     files = find_files(source)
     return list(files), [[str(path), path.stat().st_size] for path in files]
 
@@ -103,6 +106,11 @@ def _open_finished(out: Path, settings: dict[str, Any]) -> TokenStore:
     store = TokenStore(out)
     if store.manifest["tokenizer"].get("settings") != settings:
         raise InputError(f"{out} already holds a store of other inputs or another tokenizer; choose another --out.")
+    if settings["source"] == [["iterable", None]]:
+        raise InputError(
+            f"{out} already holds a store, of rows that cannot be told from these; open it with "
+            f"TokenStore({str(out)!r}), or choose another folder."
+        )
     _remove_journal(out)
     logger.info("%s is finished already: %d documents", out, store.manifest["documents"])
     return store
@@ -111,6 +119,8 @@ def _open_finished(out: Path, settings: dict[str, Any]) -> TokenStore:
 def _resume(out: Path, settings: dict[str, Any]) -> _Position:
     """Return the last journalled position, with the outputs cut back to it."""
     out.mkdir(parents=True, exist_ok=True)
+    if (out / TOKENS).is_file() and (out / JOURNAL).is_file():  # killed between the rename and the manifest
+        os.replace(out / TOKENS, out / PARTIAL)
     rows = read_jsonl(out / JOURNAL) if (out / JOURNAL).is_file() else []
     if rows and rows[0] != settings:
         raise InputError(f"{out} holds an unfinished run on other inputs or another tokenizer; choose another --out.")
@@ -144,7 +154,7 @@ def _write_tokens(
         for (where, block), arrays in _encode(blocks, spec, loaded, workers):
             # No text, or one that a tokenizer makes nothing of, leaves the end token alone.
             found = [array for array in arrays if len(array) > 1]
-            tokens.write(b"".join(array.astype(dtype).tobytes() for array in found))
+            tokens.write(b"".join(array.astype(dtype, copy=False).data for array in found))
             lengths.write(np.array([len(array) for array in found], dtype=np.int64).tobytes())
             position.source, position.rows = where
             position.documents += len(found)
@@ -195,20 +205,19 @@ def _read_blocks(sources: list[Any], key: str, end_token: int, position: _Positi
 def _encode(
     blocks: Iterator[Block], spec: TokenizerSpec, loaded: Tokenizer, workers: int
 ) -> Iterator[tuple[Block, list[np.ndarray]]]:
-    """Yield each block with its token ids, in order; at most a few blocks per worker are in flight."""
+    """Yield each block with its token ids, in order; at most one block per worker is in flight."""
     if workers == 1:
         yield from ((block, _encode_block(loaded, block)) for block in blocks)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_start_worker, initargs=(spec,)) as pool:
-        flight: list[tuple[Block, Any]] = []
+    flight: deque[Block] = deque()
+
+    def sent() -> Iterator[Block]:
         for block in blocks:
-            flight.append((block, pool.apply_async(_work, (block,))))
-            if len(flight) > 2 * workers:
-                first, result = flight.pop(0)
-                yield first, result.get()
-        for block, result in flight:
-            yield block, result.get()
+            flight.append(block)
+            yield block
+
+    for arrays in map_in_order(_work, sent(), workers, (_start_worker, (spec,))):
+        yield flight.popleft(), arrays
 
 
 _worker: dict[str, Tokenizer] = {}
@@ -250,9 +259,7 @@ def _finish(
     if not position.documents:
         raise InputError(f"no document with text in {json.dumps(settings['source'])[:200]}; all are empty.")
     lengths = np.fromfile(out / LENGTHS, dtype=np.int64)
-    # A second name rather than a rename: a kill before the manifest is written must find the journal's file again.
-    if not (out / TOKENS).exists():
-        os.link(out / PARTIAL, out / TOKENS)
+    os.replace(out / PARTIAL, out / TOKENS)
     record = {
         "name": spec.name if spec.name == "bytes" else Path(spec.name).name,
         "sha256": loaded.sha256,

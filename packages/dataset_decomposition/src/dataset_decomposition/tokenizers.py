@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +65,14 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return token ids of each text, with the end token."""
-        end = [self.end_token]
         encodings = self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)
-        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        return [np.array(encoding.ids + end, dtype=dtype) for encoding in encodings]
+        code = "H" if self.vocab_size <= 2**16 else "I"
+        arrays = []
+        for encoding in encodings:
+            ids = array(code, encoding.ids)  # several times as fast from a list as numpy
+            ids.append(self.end_token)
+            arrays.append(np.frombuffer(ids, dtype=code))
+        return arrays
 
 
 @dataclass(frozen=True)
