@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,6 @@ from ticclip.config import PRESETS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tenfold_shared.claims import ClaimResult
 
 Budget = Literal["smoke", "laptop", "full"]
 
@@ -83,15 +83,11 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure, write benchmarks.json and print the rows."""
-        from tenfold_shared.files import write_json
+        from tenfold_shared.verbs import report_benchmarks
 
         from ticclip.benchmark import benchmark
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        rows = benchmark(self.out, budget=self.budget, seed=self.seed)
-        write_json(self.out / "benchmarks.json", rows)
-        columns = ("work", "ours", "peer_name", "peer", "ratio", "spread", "unit")
-        print_result(rows if self.json else [{name: row[name] for name in columns} for row in rows], self.json)
+        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 @dataclass(frozen=True)
@@ -117,25 +113,11 @@ class Reproduce:
 
     def run(self) -> None:
         """Measure, write claims.json and print the claims."""
-        from tenfold_shared.claims import write_claims
+        from tenfold_shared.verbs import report_claims
 
         from ticclip.reproduce import reproduce
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
-        write_claims(self.out / "claims.json", claims)
-        rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
-        print_result(rows, self.json)
-
-
-def _claim_row(claim: ClaimResult) -> dict[str, object]:
-    paper = claim.paper_value
-    return {
-        "claim": claim.claim,
-        "paper": "" if paper is None else f"{paper.value:g}",
-        "ours": "" if claim.ours is None else f"{claim.ours.mean:.3f} [{claim.ours.low:.3f}, {claim.ours.high:.3f}]",
-        "verdict": claim.verdict,
-    }
+        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
 
 
 def main() -> None:
