@@ -13,6 +13,7 @@ import jinja2
 from tenfold_shared.claims import ClaimResult, Verdict, read_recorded
 from tenfold_shared.files import atomic_write
 
+from tenfold_tools.benchmarks import read_benchmarks
 from tenfold_tools.cache import top_level
 from tenfold_tools.config import BUDGET_SECONDS, Budget
 from tenfold_tools.display import format_seconds
@@ -59,6 +60,7 @@ class Recorded:
 
     claims: tuple[ClaimResult, ...] = ()
     details: Mapping | None = None
+    benchmarks: Mapping | None = None
     problem: str = ""
 
 
@@ -165,9 +167,10 @@ def load_recorded(package: str) -> Recorded:
     try:
         details = read_recorded(package)
         claims = [ClaimResult.from_dict(claim) for claim in details["claims"]] if details else []
+        benchmarks = read_benchmarks(package)
     except Exception as error:  # importing a foreign package can raise anything, and the page goes on
         return Recorded(problem=f"{type(error).__name__}: {error}")
-    return Recorded(tuple(claims), details)
+    return Recorded(tuple(claims), details, benchmarks)
 
 
 def put_into_words(counts: Mapping[Verdict, int]) -> str:

@@ -1,19 +1,22 @@
-"""Tables of claims in the README files, written from the recorded runs.
+"""Tables of claims and benchmarks in the README files, written from the recorded runs.
 
     python -m tenfold_tools.tables
 
-fills what stands between `<!-- claims -->` and `<!-- /claims -->` in `packages/*/README.md`.
+fills what stands between `<!-- claims -->` and `<!-- /claims -->`, and between `<!-- benchmarks -->` and
+`<!-- /benchmarks -->`, in `packages/*/README.md`.
 """
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tenfold_shared.claims import ClaimResult, Estimate
 
 BLOCK = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", flags=re.DOTALL)
+BENCHMARKS = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", flags=re.DOTALL)
 HEADER = ("Claim", "Paper", "Ours", "Control", "Verdict", "Evidence")
 
 
@@ -48,19 +51,39 @@ def _number(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
 
 
+def render_benchmarks(record: Mapping[str, Any]) -> str:
+    """Return a Markdown table of recorded benchmarks (`tenfold_tools.benchmarks`) with the machine below it."""
+    header = ("Work", "Unit", "Ours", "Peer", "Ratio", "Aim")
+    rows = [header, ("---",) * len(header)]
+    for row in record["rows"]:
+        low, high = row["spread"]
+        ratio = f"{row['ratio']:.3g} [{low:.3g}, {high:.3g}]"
+        aim = "" if row.get("aim") is None else f"{row['aim']:g}"
+        peer = f"{row['peer_name']}: {row['peer']:.4g}"
+        rows.append((row["work"], row.get("unit", ""), f"{row['ours']:.4g}", peer, ratio, aim))
+    machine = record["machine"]
+    where = f"`{record['command']}`, {record['date']}, {machine['cpu']}, {machine['cores']} cores; smallest and largest"
+    table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    return f"{table}\n{where} round in brackets.\n"
+
+
 def fill(readme: str, recorded: Path) -> str:
-    """Return a README with its table of claims as the recorded run gives it.
+    """Return a README with its tables as the recorded runs give them.
 
     Args:
-        readme: Text with the two markers.
-        recorded: The package's `results/recorded.json`; it need not exist.
+        readme: Text with the markers of the claims, and those of the benchmarks if it likes.
+        recorded: The package's `results/recorded.json`; it need not exist, nor `benchmarks.json` beside it.
 
     Returns:
-        The text with a new table.
+        The text with new tables.
 
     Raises:
-        ValueError: If the markers are not there exactly once.
+        ValueError: If the markers of the claims are not there exactly once.
     """
+    benchmarks = recorded.with_name("benchmarks.json")
+    if benchmarks.exists():
+        made = render_benchmarks(json.loads(benchmarks.read_text()))
+        readme = BENCHMARKS.sub(lambda match: match.group(1) + made + match.group(2), readme)
     if len(BLOCK.findall(readme)) != 1:
         raise ValueError("a package's README has `<!-- claims -->` and `<!-- /claims -->` once, for its table.")
     rows = json.loads(recorded.read_text())["claims"] if recorded.exists() else []
