@@ -1,17 +1,26 @@
 """Recorded benchmarks: the file, the README's table, and what the report shows of them."""
 
 import json
+import sys
 
 import pytest
 from tenfold_shared.commands import InputError
 from tenfold_tools import benchmarks, tables
 
-ROW = {"paper": "alpha", "work": "loading | fast", "unit": "samples/s", "ours": 300.0, "peer_name": "peer", "peer": 100.0}
+ROW = {
+    "paper": "alpha",
+    "work": "loading | fast",
+    "unit": "samples/s",
+    "ours": 300.0,
+    "peer_name": "peer",
+    "peer": 100.0,
+}
 ROW |= {"ratio": 3.0, "spread": [2.5, 3.25], "aim": 2.0}
 
 
 @pytest.fixture
-def package(tmp_path):
+def package(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "alpha", raising=False)
     folder = tmp_path / "alpha"
     (folder / "src/alpha").mkdir(parents=True)
     (folder / "src/alpha/__init__.py").touch()

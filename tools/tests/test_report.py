@@ -231,3 +231,21 @@ def test_estimates_show_their_interval():
     page = render([run_of(claim([1.0, 1.1, 1.2], [0.5, 0.5, 0.5]))], budget="laptop", seed=0)
     assert Estimate.of([1.0, 1.1, 1.2]).low == pytest.approx(0.8516, abs=1e-4)
     assert "1.1 (0.852 to 1.35)" in page
+
+
+def test_recorded_benchmarks_are_a_table(monkeypatch):
+    row = {
+        "work": HOSTILE,
+        "unit": "ms",
+        "ours": 3.0,
+        "peer_name": "peer",
+        "peer": 6.0,
+        "ratio": 2.0,
+        "spread": [1.5, 2.5],
+    }
+    record = {"command": "p benchmark", "date": "2026-01-02", "commit": "0" * 40, "machine": {"cpu": "x", "cores": 2}}
+    found = report.Recorded(benchmarks={**record, "rows": [row, {**row, "aim": 1.2}]})
+    monkeypatch.setattr(report, "load_recorded", lambda package: found)
+    page = render([run_of(claim([1], [0]))], budget="laptop", seed=0)
+    assert "p benchmark" in page and HOSTILE not in page
+    assert page.count("1.5 to 2.5") == 2 and ">1.2</div>" in page
