@@ -115,11 +115,6 @@ class Suite:
             raise InputError(f"`pool_size` (={pool_size}) is over the {smallest} {split} items of a step.")
         self._classes = classes_of(index)
 
-    @property
-    def num_items(self) -> int:
-        """Items of all steps."""
-        return sum(map(len, self._rows))
-
     def retrieval(self, encoder: Encoder, steps: Sequence[int] | None = None) -> list[np.ndarray]:
         """Return the retrieval hits of every item, one array for each step (all by default)."""
         return [self._retrieve(encoder, self._rows[step]) for step in self._chosen(steps)]

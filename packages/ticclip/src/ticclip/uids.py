@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -115,8 +114,3 @@ def write_lists(out: Path, training: Mapping[str, np.ndarray], evaluation: Mappi
     with atomic_write(out / "retrieval.pkl") as file:
         pickle.dump({step: list(uids) for step, uids in evaluation.items()}, file)
     write_json(out / "sizes.json", {step: len(uids) for step, uids in training.items()})
-
-
-def sizes_of(folder: Path) -> dict[str, int]:
-    """Read `sizes.json`."""
-    return json.loads((folder / "sizes.json").read_text())
