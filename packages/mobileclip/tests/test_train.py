@@ -72,7 +72,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_epoch_has_every_sample_once(seed):
-    orders = [epoch_order((3, 0, 5, 2), seed, epoch) for epoch in range(3)]
+    orders = [epoch_order(np.array([3, 0, 5, 2]), seed, epoch) for epoch in range(3)]
     assert all(sorted(order.tolist()) == list(range(10)) for order in orders)
     assert len({tuple(order.tolist()) for order in orders}) == 3
 

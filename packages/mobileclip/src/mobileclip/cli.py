@@ -244,10 +244,13 @@ class Reproduce:
 
         mobileclip reproduce --budget smoke
         mobileclip reproduce --out mobileclip-report --json
+        mobileclip reproduce --parts learning
     """
 
     out: Path = Path("mobileclip-report")
     """Folder for claims.json and the plots."""
+    parts: tuple[Literal["latency", "learning", "reading"], ...] = ("latency", "learning", "reading")
+    """What is measured: latency, learning efficiency, the cost of reading reinforced data."""
     budget: Budget = "laptop"
     """smoke (under 30 s), laptop (under 150 s), full (what results/recorded.json holds)."""
     seed: int = 0
@@ -264,7 +267,7 @@ class Reproduce:
         from mobileclip.reproduce import reproduce
 
         self.out.mkdir(parents=True, exist_ok=True)
-        claims = reproduce(self.out, budget=self.budget, seed=self.seed)
+        claims = reproduce(self.out, budget=self.budget, seed=self.seed, parts=self.parts)
         write_claims(self.out / "claims.json", claims)
         rows = [claim.to_dict() for claim in claims] if self.json else [_claim_row(claim) for claim in claims]
         print_result(rows, self.json)

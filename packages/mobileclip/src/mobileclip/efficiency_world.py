@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,17 @@ import torch
 from tenfold_shared.files import atomic_write, write_json
 from torch import Tensor
 
+from mobileclip import kernel
 from mobileclip.augment import AugmentConfig
-from mobileclip.checkpoint import save_pretrained
 from mobileclip.config import MCiConfig, MobileCLIPConfig, TextConfig, TrainConfig
 from mobileclip.data import decode_image
 from mobileclip.datacompdr import write_tar
 from mobileclip.factory import Tokenizer
+from mobileclip.kernel import WIDTH
 from mobileclip.loader import ShardedSamples, StepDataset
 from mobileclip.model import MobileCLIP
-from mobileclip.openmoji_data import Splits, noisy_captions, read_icons, split_icons
+from mobileclip.openmoji_data import Icon, Splits, noisy_captions, read_icons, split_icons
 from mobileclip.reinforce import ReinforceConfig, reinforce
-from mobileclip.tagger import train_tagger
-from mobileclip.teachers import FolderTeacher
 from mobileclip.train import Trainer
 
 NUM_VOCABULARY = 2048
@@ -33,8 +32,9 @@ CONTEXT = 16
 BATCH = 64
 # Pages of the made web on which teachers see each icon, every time with another noisy caption.
 NUM_PAGES = 4
-TEACHER_DIMS = ((16, 32, 96, 192), (24, 48, 96, 192))
-TEACHER_RATE = 3e-3
+TEACHERS = ("shapes", "colours")
+# The smallest crop of any strong augmentation: of an icon's eight hundredths, DataCompDR's, little can be seen.
+SMALLEST_CROP = 0.4
 _TEXT = TextConfig(num_layers=1, dim=64, num_heads=2, vocab_size=NUM_VOCABULARY, context_length=CONTEXT)
 STUDENT = MobileCLIPConfig(
     image=MCiConfig(depths=(1, 1, 1, 1), dims=(8, 16, 64, 192), image_size=64), text=_TEXT, embed_dim=64
@@ -70,11 +70,6 @@ def pool_tokenizer() -> CompactTokenizer:
     return CompactTokenizer([" ".join((icon.annotation, *icon.tags)) for icon in split_icons(read_icons()).pool])
 
 
-def teacher(folder: str) -> FolderTeacher:
-    """Load one of this experiment's teachers; the name that `mobileclip.teachers.load_teacher` is given."""
-    return FolderTeacher(folder, tokenize=pool_tokenizer())
-
-
 def keep_channels_last(model: MobileCLIP) -> None:
     """Let maps behind the stem's first convolutions lie channels-last, which trains a third faster on a CPU.
 
@@ -90,26 +85,25 @@ class World:
 
     Args:
         folder: Where they are kept.
-        teacher_steps: How long teachers and captioner train.
         num_augmentations: Stored per icon.
     """
 
-    def __init__(self, folder: Path, *, teacher_steps: int, num_augmentations: int) -> None:
-        self.folder = folder
-        self.teacher_steps, self.num_augmentations = teacher_steps, num_augmentations
+    def __init__(self, folder: Path, *, num_augmentations: int) -> None:
+        self.folder, self.num_augmentations = folder, num_augmentations
         self.splits: Splits = split_icons(read_icons())
 
     @property
     def teacher_seconds(self) -> float:
         """CPU time of what the reinforced set needed: both teachers, the captioner, and reinforcing."""
-        spent = [self.folder / f"{name}.seconds.json" for name in ("teacher-0", "teacher-1", "tagger", "dr")]
+        made = ("teacher-shapes", "teacher-colours", "captioner", "dr")
+        spent = [self.folder / f"{name}.seconds.json" for name in made]
         return sum(json.loads(path.read_text()) for path in spent)
 
     def _note_seconds(self, name: str, start: float) -> None:
         write_json(self.folder / f"{name}.seconds.json", time.process_time() - start)
 
     def source(self, kind: str) -> Path:
-        """Return shards: the quarter with "noisy" or "oracle" captions, or the whole pool on several pages ("web")."""
+        """Return shards of the quarter with "noisy" or "oracle" captions."""
         folder = self.folder / kind
         if not (path := folder / "00000000.tar").exists():
             with atomic_write(path) as file:
@@ -117,54 +111,46 @@ class World:
         return folder
 
     def _samples(self, kind: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-        icons = self.splits.pool if kind == "web" else self.splits.quarter
-        for page in range(NUM_PAGES if kind == "web" else 1):
-            captions = [icon.annotation for icon in icons] if kind == "oracle" else noisy_captions(icons, page)
-            for icon, text in zip(icons, captions, strict=True):
-                yield f"{icon.uid}-{page}", {"png": icon.image, "txt": text.encode()}
+        icons = self.splits.quarter
+        captions = [icon.annotation for icon in icons] if kind == "oracle" else noisy_captions(icons)
+        for icon, text in zip(icons, captions, strict=True):
+            yield icon.uid, {"png": icon.image, "txt": text.encode()}
 
-    def teacher(self, number: int, *, limited: bool = False) -> Path:
-        """Return the folder of a trained teacher; two differ in width and seed."""
-        folder = self.folder / f"teacher-{number}{'-limited' if limited else ''}"
-        if not (folder / "model.safetensors").exists():
+    def teacher(self, features: str, *, limited: bool = False) -> Path:
+        """Return the folder of a teacher that looks at shapes or at colours; limited, it knows the quarter alone."""
+        icons = self.splits.quarter if limited else self.splits.pool
+        pages = [noisy_captions(icons, page) for page in range(1 if limited else NUM_PAGES)]
+        captions = [" ".join(words) for words in zip(*pages, strict=True)]
+        return self._fit(f"teacher-{features}{'-limited' if limited else ''}", icons, captions, (features,), WIDTH)
+
+    @property
+    def captioner(self) -> Path:
+        """The folder of the captioner, fitted on the tags of the pool without the quarter."""
+        rest = self.splits.rest
+        return self._fit("captioner", rest, [" ".join(icon.tags) for icon in rest], TEACHERS, None)
+
+    def _fit(
+        self, name: str, icons: Sequence[Icon], captions: Sequence[str], features: Sequence[str], width: int | None
+    ) -> Path:
+        folder = self.folder / name
+        if not (folder / "words.json").exists():
             start = time.process_time()
-            image = MCiConfig(depths=(1, 1, 2, 1), dims=TEACHER_DIMS[number], image_size=64)
-            model = MobileCLIPConfig(image=image, text=_TEXT, embed_dim=64)
-            steps = max(1, self.teacher_steps // 4) if limited else self.teacher_steps
-            config = plain_config(
-                model, steps, seed=500 + number, augmentation="strong", learning_rate=TEACHER_RATE, constant_steps=0
-            )
-            trainer = new_trainer(config)
-            dataset = self.dataset("noisy" if limited else "web", config)
-            for step in range(config.num_steps):
-                trainer.train_step(dataset[step], ())
-            save_pretrained(trainer.ema or trainer.model, folder)
-            self._note_seconds(folder.name, start)
+            images = [decode_image(icon.image, icon.uid) for icon in icons]
+            kernel.fit(images, captions, folder, features=features, width=width)
+            self._note_seconds(name, start)
         return folder
-
-    @cached_property
-    def tagger(self) -> str:
-        """The captioner, trained on the pool without the quarter."""
-        folder = self.folder / "tagger"
-        if not (folder / "tagger.pt").exists():
-            start, rest = time.process_time(), self.splits.rest
-            images = [decode_image(icon.image, icon.uid) for icon in rest]
-            words = [[word for tag in icon.tags for word in tag.split()] for icon in rest]
-            train_tagger(images, words, folder, num_steps=max(1, self.teacher_steps // 2), seed=7)
-            self._note_seconds("tagger", start)
-        return f"mobileclip.tagger:caption@{folder}"
 
     def data(self, kind: str) -> Path:
         """Return the shards an arm trains on, made at first use."""
-        if kind in ("noisy", "oracle", "web"):
+        if kind in ("noisy", "oracle"):
             return self.source(kind)
-        numbers = {"first teacher": (0,), "second teacher": (1,)}.get(kind, (0, 1))
-        folders = [self.teacher(number, limited=kind == "limited teachers") for number in numbers]
+        names = {"shapes teacher": TEACHERS[:1], "colours teacher": TEACHERS[1:]}.get(kind, TEACHERS)
+        folders = [self.teacher(name, limited=kind == "limited teachers") for name in names]
         config = ReinforceConfig(
-            tuple(f"{__name__}:teacher@{folder}" for folder in folders),
-            self.tagger,
+            tuple(f"mobileclip.kernel:teacher@{folder}" for folder in folders),
+            f"mobileclip.kernel:caption@{self.captioner}",
             num_augmentations=self.num_augmentations,
-            augment=AugmentConfig(image_size=64),
+            augment=AugmentConfig(scale=(SMALLEST_CROP, 1.0), image_size=64),
         )
         out = self.folder / kind.replace(" ", "-")
         if not (out / "finished").exists():
@@ -190,6 +176,7 @@ def plain_config(model: MobileCLIPConfig, num_steps: int, **changes: Any) -> Tra
     """Return plain CLIP training with a constant rate, so that a run can be read at any step."""
     config = TrainConfig(
         model, batch_size=BATCH, num_steps=num_steps, warmup_steps=min(50, num_steps // 8), constant_steps=num_steps,
-        distill_weight=0.0, synthetic=False, augmentation="crop", ema_decay=0.95, precision="fp32",
+        distill_weight=0.0, synthetic=False, augmentation="crop", precision="fp32",
+        smallest_crop=SMALLEST_CROP,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)

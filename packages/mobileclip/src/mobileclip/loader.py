@@ -254,7 +254,8 @@ def _augment(image: Image.Image, members: dict[str, bytes], config: TrainConfig,
         stored = read_parameters(members["__key__"].decode(), members)
         parameters: Parameters = stored[_choose(len(stored), config.num_augmentations, generator)]
     else:
-        ranges = WEAK if config.augmentation == "crop" else AugmentConfig(image_size=size)
+        strong = AugmentConfig(scale=(config.smallest_crop, 1.0), image_size=size)
+        ranges = WEAK if config.augmentation == "crop" else strong
         parameters = sample(image.width, image.height, ranges, generator)
     return to_bytes(replay(image, parameters, size))
 

@@ -150,12 +150,9 @@ class FolderTeacher:
     Args:
         folder: With config.json and model.safetensors.
         device: Where it runs.
-        tokenize: Captions to token ids; CLIP's tokens unless told.
     """
 
-    def __init__(
-        self, folder: str | Path, device: str = "cpu", tokenize: Callable[[Sequence[str]], Tensor] | None = None
-    ) -> None:
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
         from mobileclip.checkpoint import from_pretrained
         from mobileclip.factory import Tokenizer
 
@@ -163,7 +160,7 @@ class FolderTeacher:
         self._device = device
         self._model = from_pretrained(folder).to(device)
         self.image_size = self._model.config.image.image_size
-        self._tokenizer = tokenize or Tokenizer(self._model.config.text.context_length)
+        self._tokenizer = Tokenizer(self._model.config.text.context_length)
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Embed pictures."""
