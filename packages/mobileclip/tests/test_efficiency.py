@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from mobileclip import efficiency as experiment
-from mobileclip import kernel
-from mobileclip.efficiency import ARMS, CONTROLS, MAIN, PLAIN, PLANS, REINFORCED, Curve
+from mobileclip import kernel, learning_curve
+from mobileclip.efficiency import ARMS, CONTROLS, MAIN, PLAIN, PLANS, REINFORCED
 from mobileclip.efficiency_world import (
     NUM_VOCABULARY,
     STUDENT,
@@ -16,8 +16,10 @@ from mobileclip.efficiency_world import (
     keep_channels_last,
     plain_config,
 )
+from mobileclip.learning_curve import Curve
 from mobileclip.model import MobileCLIP
 from mobileclip.openmoji_data import noisy_captions, read_icons, split_icons
+from mobileclip.train import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +78,30 @@ def test_the_full_plan_has_all_arms_and_five_seeds():
 
 
 SAMPLES = np.array([100, 1_000, 10_000])
+FACTS = experiment._Facts("full", 1.0, "note.", "{}")
+
+
+def test_a_laptop_run_is_the_beginning_of_a_full_one():
+    short, long = (plain_config(STUDENT, PLANS[budget].num_steps, seed=0) for budget in ("laptop", "full"))
+    assert [learning_rate(step, short) for step in range(150)] == [learning_rate(step, long) for step in range(150)]
+    assert experiment.evaluation_steps(150) == experiment.evaluation_steps(600)[:3] == [38, 75, 150]
+    assert experiment.evaluation_steps(3) == [3]
+
+
+def test_the_early_row_takes_the_same_samples_of_both_budgets():
+    samples = 64 * np.array([38, 75, 150, 300, 600])
+    whole = [Curve(samples, np.arange(5)[:, None] * np.ones((5, 7)) + seed, 1e-3) for seed in range(5)]
+    begun = [Curve(samples[:3], run.ranks[:3], 1e-3) for run in whole]
+    rows = [experiment._judge_early(PLAIN, {PLAIN: runs, REINFORCED: runs}, FACTS) for runs in (whole, begun)]
+    assert rows[0].ours == rows[1].ours == rows[0].control and rows[0].ours.per_seed == (2, 3, 4, 5, 6)
+    assert rows[0].verdict == "not shown"
 
 
 def test_samples_are_interpolated_on_a_log_scale():
-    found = experiment.samples_to_reach(0.2, SAMPLES, np.array([0.1, 0.3, 0.4]))
+    found = learning_curve.samples_to_reach(0.2, SAMPLES, np.array([0.1, 0.3, 0.4]))
     assert found == (pytest.approx(10**2.5), True)
-    assert experiment.samples_to_reach(0.5, SAMPLES, np.array([0.1, 0.3, 0.4])) == (10_000, False)
-    assert experiment.samples_to_reach(0.05, SAMPLES, np.array([0.1, 0.3, 0.4])) == (100, True)
+    assert learning_curve.samples_to_reach(0.5, SAMPLES, np.array([0.1, 0.3, 0.4])) == (10_000, False)
+    assert learning_curve.samples_to_reach(0.05, SAMPLES, np.array([0.1, 0.3, 0.4])) == (100, True)
 
 
 def curve(seed, gain=1.0, items=50):
@@ -94,7 +113,7 @@ def curve(seed, gain=1.0, items=50):
 def test_the_verdict_follows_from_the_curves(gain, verdict):
     """A student below the plain one everywhere needs at least as many samples: a bound, never a gain."""
     curves = {PLAIN: [curve(i) for i in range(5)], REINFORCED: [curve(i + 10, gain) for i in range(5)]}
-    claim = experiment._judge(PLAIN, curves, 0.0, budget="full", seconds=1.0)
+    claim = experiment._judge(PLAIN, curves, 0.0, FACTS)
     assert claim.verdict == verdict
     assert ("Not reached in 5 of 5 runs" in claim.note) == (gain < 1)
 
@@ -105,21 +124,21 @@ def test_equal_arms_show_nothing():
         curves = {
             name: [curve(100 * trial + 10 * k + i) for i in range(5)] for k, name in enumerate((PLAIN, REINFORCED))
         }
-        shown += experiment._judge(PLAIN, curves, 0.0, budget="full", seconds=1.0).verdict == "shown"
+        shown += experiment._judge(PLAIN, curves, 0.0, FACTS).verdict == "shown"
     assert shown == 0
 
 
 def test_counting_the_teachers_compute_costs():
     pair = curve(0), curve(1, 5.0)
-    free, _ = experiment.log_ratio(*pair)
-    assert experiment._with_compute(*pair, 0.0) == pytest.approx(free)
-    assert experiment._with_compute(*pair, 100.0) < free - 1
+    free, _ = learning_curve.log_ratio(*pair)
+    assert learning_curve.with_compute(*pair, 0.0) == pytest.approx(free)
+    assert learning_curve.with_compute(*pair, 100.0) < free - 1
 
 
 def test_the_bootstrap_covers_the_difference():
     curves = [curve(i) for i in range(5)], [curve(i + 10, 5.0) for i in range(5)]
-    low, high = experiment.bootstrap(*curves, draws=100)
-    assert low <= experiment.log_ratio(curves[0][0], curves[1][0])[0] + 0.1 and low < high and low > 0
+    low, high = learning_curve.bootstrap(*curves, draws=100)
+    assert low <= learning_curve.log_ratio(curves[0][0], curves[1][0])[0] + 0.1 and low < high and low > 0
 
 
 def test_curves_are_kept(tmp_path):
@@ -130,15 +149,15 @@ def test_curves_are_kept(tmp_path):
 
 
 def test_ranks_count_ties_against_the_student():
-    assert experiment._ranks(torch.ones(20, 20)).tolist() == pytest.approx([1 / 20] * 20)
+    assert learning_curve.reciprocal_rank(torch.ones(20, 20)).tolist() == pytest.approx([1 / 20] * 20)
     scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
-    assert experiment._ranks(scores).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
+    assert learning_curve.reciprocal_rank(scores).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
 
 
 def test_guessing_gives_chance():
     scores = torch.rand(600, 600, generator=torch.Generator().manual_seed(0))
-    assert experiment._ranks(scores).mean() == pytest.approx(experiment.chance(600), abs=0.006)
-    assert experiment.chance(600) == pytest.approx(0.01163, abs=1e-5)
+    assert learning_curve.reciprocal_rank(scores).mean() == pytest.approx(learning_curve.chance(600), abs=0.006)
+    assert learning_curve.chance(600) == pytest.approx(0.01163, abs=1e-5)
 
 
 def test_the_students_layout_changes_no_number():
@@ -180,4 +199,4 @@ def test_teachers_pass_the_power_check(splits, tmp_path):
     """On concepts that no teacher has seen each is far above chance, and one that knows the quarter alone is worse."""
     world = World(tmp_path, num_augmentations=1)
     known = [experiment.teacher_mrr(world.teacher("shapes", limited=limited), splits.test) for limited in (False, True)]
-    assert known[0] > 5 * experiment.chance(600) and known[0] > known[1] > 2 * experiment.chance(600)
+    assert known[0] > 5 * learning_curve.chance(600) and known[0] > known[1] > 2 * learning_curve.chance(600)

@@ -17,12 +17,16 @@ Primary metric: log10 of the samples a control needs to reach its own best text-
 the samples that reinforced training needs for the same MRR, interpolated on log samples; an arm that never gets there
 counts with all its samples (a bound, said so). A concept's query is the mean embedding of its name and its tags.
 Controls: plain CLIP (the paper's), and the best arm without distillation (the strongest). Minimum effect: log10 of 2.
-Seeds are paired; items and seeds are bootstrapped for the note. Rows with the teachers' compute count fitting and
-reinforcing as student samples by CPU time.
+Second row: MRR after 9,600 samples against the strongest control; minimum effect half of what guessing gives. Rates are
+constant, so that a laptop run is the beginning of a full one: it retrains the two arms of this row, with the recorded
+learning rates, and is held against the recorded seeds. Seeds are paired; items and seeds are bootstrapped for the note.
+Rows with the teachers' compute count fitting and reinforcing as student samples by CPU time.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -32,8 +36,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tenfold_shared.claims import ClaimResult, PaperValue
-from tenfold_shared.files import atomic_write
+from tenfold_shared.claims import ClaimResult, PaperValue, read_recorded
 from tenfold_shared.progress import progress
 
 from mobileclip.augment import to_pixels
@@ -41,6 +44,7 @@ from mobileclip.data import decode_image
 from mobileclip.datacompdr import read_config
 from mobileclip.efficiency_world import BATCH, STUDENT, TEACHERS, World, new_trainer, plain_config, pool_tokenizer
 from mobileclip.kernel import KernelTeacher
+from mobileclip.learning_curve import Curve, bootstrap, chance, log_ratio, reciprocal_rank, with_compute
 from mobileclip.model import MobileCLIP
 from mobileclip.openmoji_data import Icon
 from mobileclip.timing import torch_threads
@@ -60,11 +64,10 @@ PAPER = PaperValue(10.0, "10x-1000x improved learning efficiency", "abstract", "
 
 @dataclass(frozen=True)
 class Plan:
-    """What one budget trains."""
+    """What one budget trains; the laptop's arms are the primary one and the recorded strongest control."""
 
     seeds: int
     num_steps: int
-    num_evaluations: int
     arms: tuple[str, ...]
     num_augmentations: int = 10
     tune: bool = False
@@ -97,42 +100,14 @@ ARMS: dict[str, Arm] = {
 }
 CONTROLS = (PLAIN, STRONG, SYNTHETIC)
 MAIN = (*CONTROLS, REINFORCED)
+EARLY = 150
+EVALUATIONS = (38, 75, EARLY, 300)
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan(1, 3, 2, (PLAIN, REINFORCED), num_augmentations=1),
-    "laptop": Plan(2, 24, 3, (PLAIN, REINFORCED), num_augmentations=2),
-    "full": Plan(5, 600, 7, tuple(ARMS), tune=True),
+    "smoke": Plan(1, 3, (PLAIN, REINFORCED), num_augmentations=1),
+    "laptop": Plan(1, EARLY, (PLAIN, REINFORCED)),
+    "full": Plan(5, 600, tuple(ARMS), tune=True),
 }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Retrieval along a run.
-
-    Args:
-        samples: Samples seen at each evaluation.
-        ranks: Reciprocal rank of each test icon [evaluations, icons].
-        seconds_per_sample: CPU time of training.
-    """
-
-    samples: np.ndarray
-    ranks: np.ndarray
-    seconds_per_sample: float
-
-    @property
-    def mrr(self) -> np.ndarray:
-        """Mean reciprocal rank at each evaluation."""
-        return self.ranks.mean(1)
-
-    def save(self, path: Path) -> None:
-        """Write the curve, whole or not at all."""
-        with atomic_write(path) as file:
-            np.savez(file, samples=self.samples, ranks=self.ranks, seconds=self.seconds_per_sample)
-
-    @classmethod
-    def load(cls, path: Path) -> Curve:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(arrays["samples"], arrays["ranks"], float(arrays["seconds"]))
+EARLY_CLAIM = f"Reinforced training retrieves better than the strongest control after {EARLY * BATCH:,} samples"
 
 
 def run_arm(world: World, arm: str, *, seed: int, rate: float, plan: Plan, icons: Sequence[Icon]) -> Curve:
@@ -153,7 +128,7 @@ def run_arm(world: World, arm: str, *, seed: int, rate: float, plan: Plan, icons
     config = plain_config(STUDENT, plan.num_steps, seed=seed, learning_rate=rate, **chosen.changes)
     dataset, trainer = world.dataset(chosen.data, config), new_trainer(config)
     dims = tuple(read_config(world.data(chosen.data)).get("teacher_dims", ()))
-    steps = evaluation_steps(plan.num_steps, plan.num_evaluations)
+    steps = evaluation_steps(plan.num_steps)
     ranks = []
     for step in range(config.num_steps):
         start = time.process_time()
@@ -166,10 +141,9 @@ def run_arm(world: World, arm: str, *, seed: int, rate: float, plan: Plan, icons
     return curve
 
 
-def evaluation_steps(num_steps: int, num_evaluations: int) -> list[int]:
-    """Return steps evenly spaced on a log scale, the last one the end of training."""
-    first = max(1, num_steps // 16)
-    return sorted({round(step) for step in np.geomspace(first, num_steps, num_evaluations)})
+def evaluation_steps(num_steps: int) -> list[int]:
+    """Return the steps after which a run is measured: always the same ones, and the end."""
+    return [*(step for step in EVALUATIONS if step < num_steps), num_steps]
 
 
 @torch.inference_mode()
@@ -182,16 +156,11 @@ def reciprocal_ranks(model: MobileCLIP, icons: Sequence[Icon]) -> np.ndarray:
     words = model.encode_text(tokenize([word for icon in icons for word in _query(icon)]), normalize=True)
     text = torch.stack([rows.mean(0) for rows in words.split([len(_query(icon)) for icon in icons])])
     model.train(training)
-    return _ranks(text @ image.T)
+    return reciprocal_rank(text @ image.T)
 
 
 def _query(icon: Icon) -> tuple[str, ...]:
     return (icon.annotation, *icon.tags)
-
-
-def _ranks(scores: torch.Tensor) -> np.ndarray:
-    """Return 1 / rank of column i in row i."""
-    return (1 / (scores >= scores.diag()[:, None]).sum(1)).numpy()
 
 
 def teacher_mrr(folder: Path, icons: Sequence[Icon]) -> float:
@@ -199,53 +168,7 @@ def teacher_mrr(folder: Path, icons: Sequence[Icon]) -> float:
     model = KernelTeacher(folder)
     text = model.embed_texts([" ".join(_query(icon)) for icon in icons])
     image = model.embed_images([decode_image(icon.image, icon.uid) for icon in icons])
-    return float(_ranks(text @ image.T).mean())
-
-
-def samples_to_reach(target: float, samples: np.ndarray, mrr: np.ndarray) -> tuple[float, bool]:
-    """Return the samples at which a curve first reaches a target, and whether it does.
-
-    Interpolated on log samples between evaluations; a curve that stays below gives its last number as a bound.
-
-    Example:
-        >>> samples_to_reach(0.2, np.array([100, 1000]), np.array([0.1, 0.3]))[0]  # doctest: +ELLIPSIS
-        316.2...
-    """
-    above = np.flatnonzero(mrr >= target)
-    if not len(above):
-        return float(samples[-1]), False
-    at = int(above[0])
-    share = 1.0 if at == 0 else (target - mrr[at - 1]) / (mrr[at] - mrr[at - 1])
-    if share == 1:  # without the rounding of a logarithm and back, which would be a difference of its own
-        return float(samples[at]), True
-    low, high = np.log(samples[at - 1]), np.log(samples[at])
-    return float(np.exp(low + share * (high - low))), True
-
-
-def log_ratio(control: Curve, ours: Curve) -> tuple[float, bool]:
-    """Return log10 of how many times fewer samples `ours` needs to reach the control's best, and whether it does."""
-    return _log_ratio(control.samples, control.mrr, ours.mrr)
-
-
-def _log_ratio(samples: np.ndarray, control: np.ndarray, ours: np.ndarray) -> tuple[float, bool]:
-    target = float(control.max())
-    needed, _ = samples_to_reach(target, samples, control)
-    taken, reached = samples_to_reach(target, samples, ours)
-    return math.log10(needed / taken), reached
-
-
-def bootstrap(control: Sequence[Curve], ours: Sequence[Curve], draws: int = 500) -> tuple[float, float]:
-    """Return the 95 % interval of `log_ratio` of the mean curves, seeds and test items drawn anew."""
-    random = np.random.default_rng(0)
-    first, second = (np.stack([curve.ranks for curve in curves]) for curves in (control, ours))
-    values = []
-    for _ in range(draws):
-        seeds = random.integers(len(first), size=len(first))
-        items = random.integers(first.shape[2], size=first.shape[2])
-        means = [ranks[seeds][:, :, items].mean((0, 2)) for ranks in (first, second)]
-        values.append(_log_ratio(control[0].samples, *means)[0])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return float(reciprocal_rank(text @ image.T).mean())
 
 
 def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
@@ -257,36 +180,62 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         seed: Of the first run.
 
     Returns:
-        Reinforced training against plain CLIP and against the best arm without distillation, each without and with
-        the teachers' compute.
+        Retrieval after equal samples; but for the laptop, samples to equal retrieval against plain CLIP and against the
+        best arm without distillation, each without and with the teachers' compute.
     """
     from mobileclip import plots
 
     plan, start = PLANS[budget], time.perf_counter()
+    known = recorded_facts()
+    if budget == "laptop":
+        plan = dataclasses.replace(plan, arms=(known["strongest"], REINFORCED))
     world = World(out / "efficiency" / budget, num_augmentations=plan.num_augmentations)
     with torch_threads(1):  # maps this small are no faster on two, and CPU time is what is counted
-        curves = _run_arms(world, plan, seed)
+        curves, rates = _run_arms(world, plan, seed, known["rates"])
     plots.draw_efficiency(
         out / "efficiency.svg", {arm: (runs[0].samples, [r.mrr for r in runs]) for arm, runs in curves.items()}
     )
-    seconds = time.perf_counter() - start
     strongest = max(
         (arm for arm in CONTROLS if arm in curves), key=lambda arm: np.mean([c.mrr.max() for c in curves[arm]])
     )
-    controls = [PLAIN] if strongest == PLAIN else [PLAIN, strongest]
     teachers = [teacher_mrr(world.teacher(name), world.splits.test) for name in TEACHERS]
-    note = f"Chance {chance(len(world.splits.test)):.4f}; teachers' own MRR {teachers[0]:.4f} and {teachers[1]:.4f}."
-    return [
-        _judge(name, curves, world.teacher_seconds if counted else 0.0, budget=budget, seconds=seconds, note=note)
-        for name in controls
-        for counted in (False, True)
-    ]
+    facts = _Facts(
+        budget,
+        time.perf_counter() - start,
+        f"Chance {chance(len(world.splits.test)):.4f}; teachers' own MRR {teachers[0]:.4f} and {teachers[1]:.4f}.",
+        json.dumps({"strongest": strongest, "rates": rates}),
+    )
+    early = _judge_early(strongest, curves, facts)
+    if budget == "laptop":
+        return [early]
+    controls = [PLAIN] if strongest == PLAIN else [PLAIN, strongest]
+    spent = (0.0, world.teacher_seconds)
+    return [early, *(_judge(name, curves, seconds, facts) for name in controls for seconds in spent)]
 
 
-def _run_arms(world: World, plan: Plan, seed: int) -> dict[str, list[Curve]]:
-    """Tune and train every main arm, then the ablations with one seed."""
-    rates = dict.fromkeys(plan.arms, LEARNING_RATES[0])
-    curves: dict[str, list[Curve]] = {}
+@dataclass(frozen=True)
+class _Facts:
+    """What all rows of a run share."""
+
+    budget: Budget
+    seconds: float
+    note: str
+    specification: str
+
+
+def recorded_facts() -> dict[str, Any]:
+    """Return the recorded run's strongest control and learning rates; without one, plain CLIP and the first rate."""
+    rows = (read_recorded("mobileclip") or {"claims": []})["claims"]
+    found = [row["specification"] for row in rows if row["claim"] == EARLY_CLAIM]
+    default = {"strongest": PLAIN, "rates": dict.fromkeys(ARMS, LEARNING_RATES[0])}
+    return json.loads(found[0]) if found else default
+
+
+def _run_arms(
+    world: World, plan: Plan, seed: int, rates: Mapping[str, float]
+) -> tuple[dict[str, list[Curve]], dict[str, float]]:
+    """Tune and train every main arm, then the ablations with one seed; return curves and learning rates."""
+    rates, curves = dict(rates), {}
     total = sum((plan.seeds + plan.tune * len(LEARNING_RATES)) if arm in MAIN else 1 for arm in plan.arms)
     with progress(total=total, description="efficiency", unit="runs") as bar:
 
@@ -299,38 +248,23 @@ def _run_arms(world: World, plan: Plan, seed: int) -> dict[str, list[Curve]]:
             if plan.tune and arm in MAIN:
                 found = {r: run(arm, TUNING_SEED, r, world.splits.validation).mrr[-1] for r in LEARNING_RATES}
                 rates[arm] = max(found, key=lambda rate: found[rate])
-            elif arm not in MAIN:
+            elif plan.tune:
                 rates[arm] = rates[REINFORCED]
             seeds = range(seed, seed + (plan.seeds if arm in MAIN else 1))
             curves[arm] = [run(arm, number, rates[arm], world.splits.test) for number in seeds]
-    return curves
+    return curves, rates
 
 
-def chance(count: int) -> float:
-    """Return the MRR of guessing among so many items."""
-    return sum(1 / rank for rank in range(1, count + 1)) / count
-
-
-def _judge(
-    control: str,
-    curves: Mapping[str, Sequence[Curve]],
-    teacher_seconds: float,
-    *,
-    budget: Budget,
-    seconds: float,
-    note: str = "",
-) -> ClaimResult:
+def _judge(control: str, curves: Mapping[str, Sequence[Curve]], teacher_seconds: float, facts: _Facts) -> ClaimResult:
     """Turn curves into a row; teachers' seconds become student samples at the reinforced arm's rate."""
     pairs = list(zip(curves[control], curves[REINFORCED], strict=True))
     ratios, reached = zip(*(log_ratio(first, second) for first, second in pairs), strict=True)
     if teacher_seconds:
-        ratios = [_with_compute(*pair, teacher_seconds) for pair in pairs]
+        ratios = [with_compute(*pair, teacher_seconds) for pair in pairs]
     interval = bootstrap(curves[control], curves[REINFORCED])
-    finals = ", ".join(f"{arm} {np.mean([c.mrr[-1] for c in runs]):.4f}" for arm, runs in curves.items())
     bound = "" if all(reached) else f" Not reached in {len(reached) - sum(reached)} of {len(reached)} runs: a bound."
     compute = " (teachers' compute counted)" if teacher_seconds else ""
     return ClaimResult.compare(
-        paper="mobileclip",
         claim=f"Reinforced training needs fewer samples than {control} CLIP training{compute}",
         primary_metric="log10 of samples of the control over ours, to equal text-to-image MRR on unseen concepts",
         paper_value=PAPER if control == PLAIN and not teacher_seconds else None,
@@ -338,21 +272,40 @@ def _judge(
         control=[0.0] * len(ratios),
         control_name=control,
         minimum_effect=MINIMUM_EFFECT,
-        # Below the full budget arms are trained for a few steps: that they run is all it says.
-        budget="full" if budget == "full" else "smoke",
-        evidence="real",
-        data="OpenMoji 17: 600 test concepts; students see a quarter of the pool",
-        seconds=seconds,
-        figures=("efficiency.svg",),
         note=f"bootstrap over items and seeds without teachers [{interval[0]:.2f}, {interval[1]:.2f}].{bound} "
-        f"{note} Final MRR: {finals}.",
+        f"{facts.note} Final MRR: {_finals(curves)}.",
+        **_shared_fields(facts),
     )
 
 
-def _with_compute(control: Curve, ours: Curve, teacher_seconds: float) -> float:
-    """Return `log_ratio` in CPU time, the teachers' included."""
-    ratio, _ = log_ratio(control, ours)
-    target = float(control.mrr.max())
-    needed, _ = samples_to_reach(target, control.samples, control.mrr)
-    taken = needed / 10**ratio
-    return math.log10(needed * control.seconds_per_sample / (taken * ours.seconds_per_sample + teacher_seconds))
+def _judge_early(control: str, curves: Mapping[str, Sequence[Curve]], facts: _Facts) -> ClaimResult:
+    """Compare MRR after the same number of samples: `EARLY` steps, or all of a shorter run's."""
+    steps = curves[control][0].samples.tolist()
+    at = steps.index(EARLY * BATCH) if EARLY * BATCH in steps else -1
+    return ClaimResult.compare(
+        claim=EARLY_CLAIM,
+        primary_metric="text-to-image MRR on unseen concepts",
+        paper_value=None,
+        ours=[float(curve.mrr[at]) for curve in curves[REINFORCED]],
+        control=[float(curve.mrr[at]) for curve in curves[control]],
+        control_name=control,
+        minimum_effect=chance(600) / 2,
+        note=f"{facts.note} Final MRR: {_finals(curves)}.",
+        **_shared_fields(facts),
+    )
+
+
+def _finals(curves: Mapping[str, Sequence[Curve]]) -> str:
+    return ", ".join(f"{arm} {np.mean([c.mrr[-1] for c in runs]):.4f}" for arm, runs in curves.items())
+
+
+def _shared_fields(facts: _Facts) -> dict[str, Any]:
+    return {
+        "paper": "mobileclip",
+        "budget": facts.budget,
+        "evidence": "real",
+        "data": "OpenMoji 17: 600 test concepts; students see a quarter of the pool",
+        "seconds": facts.seconds,
+        "figures": ("efficiency.svg",),
+        "specification": facts.specification,
+    }

@@ -76,7 +76,7 @@ def keep_channels_last(model: MobileCLIP) -> None:
     The first ones are left out: in that format oneDNN's gradient of a 1x1 convolution on three channels writes
     outside its memory (torch 2.15).
     """
-    first = model.image_encoder.model.patch_embed[0]
+    first = model.image_encoder.get_submodule("model.patch_embed.0")
     first.register_forward_hook(lambda module, args, out: out.contiguous(memory_format=torch.channels_last))
 
 
@@ -175,7 +175,7 @@ def new_trainer(config: TrainConfig) -> Trainer:
 def plain_config(model: MobileCLIPConfig, num_steps: int, **changes: Any) -> TrainConfig:
     """Return plain CLIP training with a constant rate, so that a run can be read at any step."""
     config = TrainConfig(
-        model, batch_size=BATCH, num_steps=num_steps, warmup_steps=min(50, num_steps // 8), constant_steps=num_steps,
+        model, batch_size=BATCH, num_steps=num_steps, warmup_steps=min(50, num_steps // 3), constant_steps=num_steps,
         distill_weight=0.0, synthetic=False, augmentation="crop", precision="fp32",
         smallest_crop=SMALLEST_CROP,
     )  # fmt: skip

@@ -139,12 +139,12 @@ class Trainer:
         leaves = [value.requires_grad_() for value in (torch.cat(images), torch.cat(texts, dim=1), scales[0])]
         parts = self._loss(tuple(leaves), batch, teacher_dims, gather)
         self.scaler.scale(parts["loss"]).backward()
-        image, text = leaves[0].grad.chunk(len(chunks)), leaves[1].grad.chunk(len(chunks), dim=1)
-        scale = leaves[2].grad / len(chunks)
-        for number, chunk in enumerate(chunks):
+        gradients = (leaf.grad.chunk(len(chunks), dim=-2) for leaf in leaves[:2])
+        scale = leaves[2].grad.div(len(chunks))
+        for number, (chunk, *rows) in enumerate(zip(chunks, *gradients, strict=True)):
             # Processes exchange gradients once, with the last chunk.
             with self.processes.local_backward(self._replica, number < len(chunks) - 1):
-                torch.autograd.backward(self._encode(chunk), (image[number], text[number], scale))
+                torch.autograd.backward(self._encode(chunk), (*rows, scale))
         return parts
 
     def _encode(self, batch: Batch, model: nn.Module | None = None) -> Features:
