@@ -55,11 +55,11 @@ class Parameters:
             InputError: It is something else.
         """
         try:
-            top, left, height, width = (int(number) for number in value[0])
-            entries = tuple(None if entry is None else (int(entry[0]), float(entry[1])) for entry in value[1])
+            top, left, height, width = map(int, value[0])
+            entries = tuple([None if entry is None else (int(entry[0]), float(entry[1])) for entry in value[1]])
         except (TypeError, ValueError, IndexError, KeyError) as error:
             raise InputError(f"{value!r} is not a stored augmentation.") from error
-        if min(height, width) < 1 or any(entry and not 0 <= entry[0] < len(OPERATIONS) for entry in entries):
+        if height < 1 or width < 1 or any([entry and not 0 <= entry[0] < len(OPERATIONS) for entry in entries]):
             raise InputError(f"{value!r} is not a stored augmentation: an empty crop or an unknown operation.")
         return cls((top, left, height, width), entries)
 
