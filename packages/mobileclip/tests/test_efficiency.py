@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 import torch
 from mobileclip import efficiency as experiment
-from mobileclip.efficiency import ARMS, CONTROLS, PLAIN, PLANS, REINFORCED, Curve
-from mobileclip.efficiency_world import NUM_VOCABULARY, STUDENT, CompactTokenizer, plain_config
+from mobileclip import kernel, learning_curve
+from mobileclip.efficiency import ARMS, CONTROLS, MAIN, PLAIN, PLANS, REINFORCED
+from mobileclip.efficiency_world import (
+    NUM_VOCABULARY,
+    STUDENT,
+    CompactTokenizer,
+    World,
+    keep_channels_last,
+    plain_config,
+)
+from mobileclip.learning_curve import Curve
 from mobileclip.model import MobileCLIP
 from mobileclip.openmoji_data import noisy_captions, read_icons, split_icons
-from mobileclip.tagger import _load as load_tagger
-from mobileclip.tagger import caption, train_tagger
+from mobileclip.train import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,7 @@ def test_a_fifth_of_the_captions_is_swapped(splits):
     captions = noisy_captions(splits.pool)
     wrong = [text not in (icon.tags or (icon.annotation,)) for icon, text in zip(splits.pool, captions, strict=True)]
     assert 0.15 < np.mean(wrong) <= 0.2
-    assert captions == noisy_captions(splits.pool)
+    assert captions == noisy_captions(splits.pool) != noisy_captions(splits.pool, page=1)
 
 
 def test_the_student_has_about_half_a_million_parameters():
@@ -66,16 +74,34 @@ def test_every_arm_is_a_valid_configuration(arm):
 
 def test_the_full_plan_has_all_arms_and_five_seeds():
     assert set(PLANS["full"].arms) == set(ARMS) and PLANS["full"].seeds >= 5 and PLANS["full"].tune
+    assert set(MAIN) == {*CONTROLS, REINFORCED}
 
 
 SAMPLES = np.array([100, 1_000, 10_000])
+FACTS = experiment._Facts("full", 1.0, "note.", "{}")
+
+
+def test_a_laptop_run_is_the_beginning_of_a_full_one():
+    short, long = (plain_config(STUDENT, PLANS[budget].num_steps, seed=0) for budget in ("laptop", "full"))
+    assert [learning_rate(step, short) for step in range(150)] == [learning_rate(step, long) for step in range(150)]
+    assert experiment.evaluation_steps(150) == experiment.evaluation_steps(600)[:3] == [38, 75, 150]
+    assert experiment.evaluation_steps(3) == [3]
+
+
+def test_the_early_row_takes_the_same_samples_of_both_budgets():
+    samples = 64 * np.array([38, 75, 150, 300, 600])
+    whole = [Curve(samples, np.arange(5)[:, None] * np.ones((5, 7)) + seed, 1e-3) for seed in range(5)]
+    begun = [Curve(samples[:3], run.ranks[:3], 1e-3) for run in whole]
+    rows = [experiment._judge_early(PLAIN, {PLAIN: runs, REINFORCED: runs}, FACTS) for runs in (whole, begun)]
+    assert rows[0].ours == rows[1].ours == rows[0].control and rows[0].ours.per_seed == (2, 3, 4, 5, 6)
+    assert rows[0].verdict == "not shown"
 
 
 def test_samples_are_interpolated_on_a_log_scale():
-    found = experiment.samples_to_reach(0.2, SAMPLES, np.array([0.1, 0.3, 0.4]))
+    found = learning_curve.samples_to_reach(0.2, SAMPLES, np.array([0.1, 0.3, 0.4]))
     assert found == (pytest.approx(10**2.5), True)
-    assert experiment.samples_to_reach(0.5, SAMPLES, np.array([0.1, 0.3, 0.4])) == (10_000, False)
-    assert experiment.samples_to_reach(0.05, SAMPLES, np.array([0.1, 0.3, 0.4])) == (100, True)
+    assert learning_curve.samples_to_reach(0.5, SAMPLES, np.array([0.1, 0.3, 0.4])) == (10_000, False)
+    assert learning_curve.samples_to_reach(0.05, SAMPLES, np.array([0.1, 0.3, 0.4])) == (100, True)
 
 
 def curve(seed, gain=1.0, items=50):
@@ -87,7 +113,7 @@ def curve(seed, gain=1.0, items=50):
 def test_the_verdict_follows_from_the_curves(gain, verdict):
     """A student below the plain one everywhere needs at least as many samples: a bound, never a gain."""
     curves = {PLAIN: [curve(i) for i in range(5)], REINFORCED: [curve(i + 10, gain) for i in range(5)]}
-    claim = experiment._judge(PLAIN, curves, 0.0, budget="full", seconds=1.0)
+    claim = experiment._judge(PLAIN, curves, 0.0, FACTS)
     assert claim.verdict == verdict
     assert ("Not reached in 5 of 5 runs" in claim.note) == (gain < 1)
 
@@ -98,21 +124,21 @@ def test_equal_arms_show_nothing():
         curves = {
             name: [curve(100 * trial + 10 * k + i) for i in range(5)] for k, name in enumerate((PLAIN, REINFORCED))
         }
-        shown += experiment._judge(PLAIN, curves, 0.0, budget="full", seconds=1.0).verdict == "shown"
+        shown += experiment._judge(PLAIN, curves, 0.0, FACTS).verdict == "shown"
     assert shown == 0
 
 
 def test_counting_the_teachers_compute_costs():
     pair = curve(0), curve(1, 5.0)
-    free, _ = experiment.log_ratio(*pair)
-    assert experiment._with_compute(*pair, 0.0) == pytest.approx(free)
-    assert experiment._with_compute(*pair, 100.0) < free - 1
+    free, _ = learning_curve.log_ratio(*pair)
+    assert learning_curve.with_compute(*pair, 0.0) == pytest.approx(free)
+    assert learning_curve.with_compute(*pair, 100.0) < free - 1
 
 
 def test_the_bootstrap_covers_the_difference():
     curves = [curve(i) for i in range(5)], [curve(i + 10, 5.0) for i in range(5)]
-    low, high = experiment.bootstrap(*curves, draws=100)
-    assert low <= experiment.log_ratio(curves[0][0], curves[1][0])[0] + 0.1 and low < high and low > 0
+    low, high = learning_curve.bootstrap(*curves, draws=100)
+    assert low <= learning_curve.log_ratio(curves[0][0], curves[1][0])[0] + 0.1 and low < high and low > 0
 
 
 def test_curves_are_kept(tmp_path):
@@ -122,35 +148,55 @@ def test_curves_are_kept(tmp_path):
     assert np.array_equal(again.ranks, first.ranks) and again.seconds_per_sample == first.seconds_per_sample
 
 
-def test_ranks_count_ties_against_the_student(splits):
-    class Collapsed:
-        training = False
+def test_ranks_count_ties_against_the_student():
+    assert learning_curve.reciprocal_rank(torch.ones(20, 20)).tolist() == pytest.approx([1 / 20] * 20)
+    scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    assert learning_curve.reciprocal_rank(scores).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
 
-        def eval(self):
-            return self
 
-        def train(self, mode):
-            return self
+def test_guessing_gives_chance():
+    scores = torch.rand(600, 600, generator=torch.Generator().manual_seed(0))
+    assert learning_curve.reciprocal_rank(scores).mean() == pytest.approx(learning_curve.chance(600), abs=0.006)
+    assert learning_curve.chance(600) == pytest.approx(0.01163, abs=1e-5)
 
-        def encode_image(self, pixels, normalize):
-            return torch.ones(len(pixels), 4) / 2
 
-        def encode_text(self, text, normalize):
-            return torch.ones(len(text), 4) / 2
+def test_the_students_layout_changes_no_number():
+    pixels, plain = torch.rand(4, 3, 64, 64), MobileCLIP(STUDENT).eval()
+    expected = plain.encode_image(pixels)
+    keep_channels_last(plain)
+    torch.testing.assert_close(plain.encode_image(pixels), expected)
 
-    ranks = experiment.reciprocal_ranks(Collapsed(), splits.test[:20], lambda texts: torch.zeros(len(texts), 4))
-    assert ranks.tolist() == pytest.approx([1 / 20] * 20)
+
+COLOURS = ["red", "green", "blue", "yellow"]
+
+
+@pytest.fixture(scope="module")
+def squares():
+    from PIL import Image
+
+    return [Image.new("RGB", (64, 64), name) for name in COLOURS * 8], [f"{name} square" for name in COLOURS * 8]
+
+
+def test_a_teacher_finds_what_it_has_learnt(squares, tmp_path):
+    kernel.fit(*squares, tmp_path, features=("colours",), width=4)
+    model = kernel.teacher(str(tmp_path))
+    image, text = model.embed_images(squares[0][:4]), model.embed_texts(COLOURS)
+    assert torch.allclose(image.norm(dim=1), torch.ones(4)) and torch.allclose(text.norm(dim=1), torch.ones(4))
+    assert (text @ image.T).argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_the_captioner_says_what_it_sees(squares, tmp_path):
+    kernel.fit(*squares, tmp_path, features=("shapes", "colours"), width=None)
+    said = kernel.caption(str(tmp_path), squares[0][:4], 30, 0)
+    assert said == kernel.caption(str(tmp_path), squares[0][:4], 30, 0)
+    likeliest = np.argmax(kernel.teacher(str(tmp_path)).scores(squares[0][:4]), axis=1)
+    assert [kernel.teacher(str(tmp_path)).words[k] for k in likeliest] == COLOURS
+    assert all(len(text.split()) == 3 for texts in said for text in texts)
 
 
 @pytest.mark.slow
-def test_the_captioner_says_what_it_sees(tmp_path):
-    from PIL import Image
-
-    colours = ["red", "green", "blue", "yellow"]
-    images = [Image.new("RGB", (64, 64), name) for name in colours * 8]
-    tags = [[name, "square", "plain"] for name in colours * 8]
-    train_tagger(images, tags, tmp_path, num_steps=60, seed=0)
-    assert set(load_tagger(str(tmp_path)).words) == {*colours, "square", "plain"}
-    said = caption(str(tmp_path), images[:4], 2, 0)
-    assert said == caption(str(tmp_path), images[:4], 2, 0)
-    assert all(name in text for name, texts in zip(colours, said, strict=True) for text in texts)
+def test_teachers_pass_the_power_check(splits, tmp_path):
+    """On concepts that no teacher has seen each is far above chance, and one that knows the quarter alone is worse."""
+    world = World(tmp_path, num_augmentations=1)
+    known = [experiment.teacher_mrr(world.teacher("shapes", limited=limited), splits.test) for limited in (False, True)]
+    assert known[0] > 5 * learning_curve.chance(600) and known[0] > known[1] > 2 * learning_curve.chance(600)

@@ -67,7 +67,10 @@ def test_the_recorded_run_is_a_full_one():
     assert recorded is not None
     judged = [claim for claim in recorded["claims"] if claim["evidence"] == "real"]
     assert {claim["budget"] for claim in judged} == {"full"}
-    assert len(judged) == len(experiment.CONTRASTS) * len(experiment.THREADS["full"])
+    latency = [claim for claim in judged if "(image" in claim["claim"]]
+    assert len(latency) == len(experiment.CONTRASTS) * len(experiment.THREADS["full"])
+    runs = recorded["configuration"]["runs"]
+    assert sorted(text for run in runs for text in run["claims"]) == sorted(c["claim"] for c in recorded["claims"])
 
 
 def test_rounds_call_each_function_once_with_the_rounds_number():

@@ -4,6 +4,11 @@
 
 writes `results/recorded.json` in the import package, with the attempts of the file before it, and fills the table
 in the package's README. The run has to be of this commit, on this machine.
+
+    python -m tenfold_tools.record packages/mobileclip claims.json "learning" --merge --command "..."
+
+records a run of some claims only: they replace those of the same words, and all others stay as they were recorded.
+`configuration.runs` then says which claims came from which run, with its command, commit, versions and machine.
 """
 
 import datetime
@@ -11,7 +16,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tenfold_shared.claims import ClaimResult, read_claims, write_recorded
@@ -31,12 +36,14 @@ class RecordConfig:
         claims: The claims of a full run.
         what: What this attempt was, in a few words.
         command: The line that makes the claims.
+        merge: Keep the recorded claims that this run did not make.
     """
 
     package: Path
     claims: Path
     what: str
     command: str = ""
+    merge: bool = False
 
 
 def run(config: RecordConfig) -> int:
@@ -52,23 +59,54 @@ def run(config: RecordConfig) -> int:
     if any(claim.budget != "full" for claim in claims):
         raise InputError(f"{config.claims} is not of a full run; record one of --budget full.")
     file = tables.recorded_file(config.package)
-    before = json.loads(file.read_text())["attempts"] if file.exists() else []
-    attempt = {"date": datetime.date.today().isoformat(), "what": config.what, "result": summarise(claims)}
+    before = json.loads(file.read_text()) if file.exists() else {"attempts": [], "claims": []}
+    date = datetime.date.today().isoformat()
+    attempt = {"date": date, "what": config.what, "result": summarise(claims)}
     name = config.package.name
+    command = config.command or f"{name.replace('_', '-')} reproduce --budget full"
+    environment = environment_report("torch", "jax", "transformers", "timm", "open-clip-torch")
+    configuration: dict[str, Any] = {"budget": "full"}
+    if config.merge and before["claims"]:
+        this = {"command": command, "commit": environment["commit"], "versions": environment.get("versions", {})}
+        this["machine"] = {key: value for key, value in environment.items() if key not in ("commit", "versions")}
+        claims, configuration["runs"] = merge(before, claims, this)
     file.parent.mkdir(exist_ok=True)
     write_recorded(
         file,
         claims,
-        configuration={"budget": "full"},
-        command=config.command or f"{name.replace('_', '-')} reproduce --budget full",
-        attempts=[*before, attempt],
-        environment=environment_report("torch", "jax", "transformers", "timm", "open-clip-torch"),
+        configuration=configuration,
+        command=command,
+        attempts=[*before["attempts"], attempt],
+        environment=environment,
     )
     readme = config.package / "README.md"
     with atomic_write(readme, "w") as text:
         text.write(tables.fill(readme.read_text(), file))
     print(f"{file}: {attempt['result']}")
     return 0
+
+
+def merge(
+    before: dict[str, Any], new: list[ClaimResult], run_facts: dict[str, Any]
+) -> tuple[list[ClaimResult], list[dict[str, Any]]]:
+    """Put new claims in the place of recorded ones of the same words, and say which run each claim is of.
+
+    Args:
+        before: Content of the recorded file.
+        new: Claims of this run.
+        run_facts: This run's command, commit, versions and machine.
+
+    Returns:
+        All claims, in the recorded order with what is new at the end; the runs that made them, the newest last.
+    """
+    found = {claim.claim: claim for claim in new}
+    kept = [ClaimResult.from_dict(row) for row in before["claims"]]
+    claims = [found.pop(claim.claim, claim) for claim in kept] + list(found.values())
+    replaced = {claim.claim for claim in new}
+    header = {key: before[key] for key in ("command", "commit", "versions", "machine")}
+    runs = before["configuration"].get("runs") or [{**header, "claims": [claim.claim for claim in kept]}]
+    runs = [{**run, "claims": [text for text in run["claims"] if text not in replaced]} for run in runs]
+    return claims, [*(run for run in runs if run["claims"]), {**run_facts, "claims": [claim.claim for claim in new]}]
 
 
 def summarise(claims: list[ClaimResult]) -> str:

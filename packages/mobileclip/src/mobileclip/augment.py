@@ -55,11 +55,11 @@ class Parameters:
             InputError: It is something else.
         """
         try:
-            top, left, height, width = (int(number) for number in value[0])
-            entries = tuple(None if entry is None else (int(entry[0]), float(entry[1])) for entry in value[1])
+            top, left, height, width = map(int, value[0])
+            entries = tuple([None if entry is None else (int(entry[0]), float(entry[1])) for entry in value[1]])
         except (TypeError, ValueError, IndexError, KeyError) as error:
             raise InputError(f"{value!r} is not a stored augmentation.") from error
-        if min(height, width) < 1 or any(entry and not 0 <= entry[0] < len(OPERATIONS) for entry in entries):
+        if height < 1 or width < 1 or any([entry and not 0 <= entry[0] < len(OPERATIONS) for entry in entries]):
             raise InputError(f"{value!r} is not a stored augmentation: an empty crop or an unknown operation.")
         return cls((top, left, height, width), entries)
 
@@ -156,11 +156,22 @@ def apply_operation(image: Image.Image, name: str, magnitude: float) -> Image.Im
     return _FUNCTIONS[name](image, magnitude)
 
 
-def to_pixels(image: Image.Image, mean: Sequence[float] = (0, 0, 0), std: Sequence[float] = (1, 1, 1)) -> Tensor:
+def to_bytes(image: Image.Image) -> Tensor:
+    """Return an RGB picture as bytes [h, w, 3], copied once."""
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+
+
+def to_pixels(image: Image.Image, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
     """Return pixels [3, h, w], in [0, 1] and then normalised (MobileCLIP itself normalises nothing)."""
-    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
-    pixels = data.permute(2, 0, 1).contiguous().float().div_(255)
-    return (pixels - torch.tensor(mean)[:, None, None].float()) / torch.tensor(std)[:, None, None].float()
+    return bytes_to_pixels(to_bytes(image)[None], mean, std)[0]
+
+
+def bytes_to_pixels(data: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
+    """Return pixels [n, 3, h, w] of `to_bytes`' [n, h, w, 3]; a batch at once takes half as long as one by one."""
+    pixels = data.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    if mean is None or std is None:
+        return pixels
+    return pixels.sub_(torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None])
 
 
 def _sample_crop(

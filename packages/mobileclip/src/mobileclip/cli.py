@@ -239,10 +239,13 @@ class Reproduce:
 
         mobileclip reproduce --budget smoke
         mobileclip reproduce --out mobileclip-report --json
+        mobileclip reproduce --parts learning
     """
 
     out: Path = Path("mobileclip-report")
     """Folder for claims.json and the plots."""
+    parts: tuple[Literal["latency", "learning", "reading"], ...] = ("latency", "learning", "reading")
+    """What is measured: latency, learning efficiency, the cost of reading reinforced data."""
     budget: Budget = "laptop"
     """smoke (under 30 s), laptop (under 150 s), full (what results/recorded.json holds)."""
     seed: int = 0
@@ -258,7 +261,8 @@ class Reproduce:
 
         from mobileclip.reproduce import reproduce
 
-        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        measure = partial(reproduce, budget=self.budget, seed=self.seed, parts=self.parts)
+        report_claims(measure, self.out, json=self.json)
 
 
 def _check_files(paths: tuple[Path, ...]) -> None:

@@ -40,6 +40,8 @@ class Overrides:
     """The paper's lambda: 0 is plain CLIP, 1 distils only."""
     augmentation: Literal["stored", "strong", "crop", "none"] | None = None
     """stored replays what the teachers saw; strong draws afresh; crop is open_clip's default; none is the centre."""
+    smallest_crop: float | None = None
+    """Of strong augmentation: the smallest share of the image that a crop covers."""
     synthetic: bool | None = None
     """Whether the loss is also taken with a synthetic caption."""
     num_augmentations: int | None = None

@@ -169,6 +169,7 @@ class TrainConfig:
         synthetic: Whether the loss is also taken with a synthetic caption.
         augmentation: "stored" replays, "strong" draws afresh from the same ranges, "crop" takes 90 to 100 % of the
             image (open_clip's default), "none" takes the centre.
+        smallest_crop: Of "strong": the smallest share of the image that a crop covers.
         num_augmentations: How many of the stored augmentations are used; None for all.
         num_captions: How many of the synthetic captions are used; None for all.
         ema_decay: Of the running mean of the weights; 0 keeps none.
@@ -191,6 +192,7 @@ class TrainConfig:
     distill_weight: float = 1.0
     synthetic: bool = True
     augmentation: Literal["stored", "strong", "crop", "none"] = "stored"
+    smallest_crop: float = 0.08
     num_augmentations: int | None = None
     num_captions: int | None = None
     ema_decay: float = 0.0

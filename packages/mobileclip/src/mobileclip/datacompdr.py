@@ -177,7 +177,8 @@ def check(sample: Reinforcement, shape: Shape = Shape()) -> None:
             "teacher of another width",
             f"{sample.uid} has embeddings of width {image.shape[1]} and {text.shape[1]}, expected {width}",
         )
-    if not (image.isfinite().all() and text.isfinite().all()):
+    # Sums take a fifth of the time and are finite wherever every number is, but for an overflow.
+    if not math.isfinite(float(image.sum() + text.sum())) and not (image.isfinite().all() and text.isfinite().all()):
         raise BadSample("NaN embeddings", f"{sample.uid} has embeddings that are not finite")
 
 

@@ -1,19 +1,18 @@
-"""Several processes that train one model: features gathered with their gradients, gradients averaged."""
+"""Several processes that train one model: torch's DistributedDataParallel, and features gathered with gradients."""
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mobileclip.loss import Gathered
-
-# Gradients are averaged in pieces of this many bytes.
-BUCKET_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,19 @@ class Processes:
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
         return cls(dist.get_rank(), world_size)
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """Return the model with gradients averaged over the processes during backward; alone, the model itself.
+
+        Running statistics stay each process's own and rank 0's are saved: what broadcasting them at every step, the
+        class's default, would give as well.
+        """
+        return model if self.world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+
+    @staticmethod
+    def local_backward(replica: nn.Module, local: bool) -> AbstractContextManager:
+        """Return a context in which backward keeps gradients to this process, if `local`, to add more to them."""
+        return replica.no_sync() if local and isinstance(replica, DistributedDataParallel) else nullcontext()
 
     def gather(self, features: Tensor) -> Gathered:
         """Return these rows beside everybody's, in the order of ranks, through which gradients flow back."""
@@ -82,27 +94,3 @@ class _AllGather(torch.autograd.Function):
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.num_rows
         return total[start : start + ctx.num_rows]
-
-
-def average_gradients(model: nn.Module, processes: Processes) -> None:
-    """Replace every gradient by its mean over the processes, in large pieces."""
-    if processes.world_size == 1:
-        return
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in (p.grad for p in model.parameters() if p.grad is not None):
-        bucket.append(gradient)
-        size += gradient.numel() * gradient.element_size()
-        if size >= BUCKET_BYTES:
-            _average(bucket, processes.world_size)
-            bucket, size = [], 0
-    _average(bucket, processes.world_size)
-
-
-def _average(bucket: list[Tensor], world_size: int) -> None:
-    if not bucket:
-        return
-    flat = torch.cat([gradient.flatten() for gradient in bucket])
-    dist.all_reduce(flat)
-    for gradient, mean in zip(bucket, (flat / world_size).split([g.numel() for g in bucket]), strict=True):
-        gradient.copy_(mean.view_as(gradient))

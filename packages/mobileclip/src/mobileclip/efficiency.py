@@ -1,25 +1,32 @@
 """Learning efficiency: samples that plain and reinforced training need for equal retrieval, on OpenMoji.
 
-    mobileclip reproduce --budget full          (two cores, some hours; smoke: under half a minute)
+    mobileclip reproduce --budget full --parts learning          (one core, about an hour)
 
 Fixed before the run. Data: 2,465 icons of OpenMoji at 64 pixels, split by base concept (variants of gender, flags and
 clocks stay together); 600 concepts test, 150 validate, the rest is the pool. Real captions are one random tag, 20 % of
-them swapped; synthetic captions are words that a tagger reads from pixels, trained on the pool without the reinforced
-quarter. Teachers: two MCi models trained on the whole pool. The reinforced set is a fixed quarter of the pool, as
-DataCompDR-12M is of DataComp; every student trains on that quarter. Arms (`ARMS`): plain CLIP, with strong
-augmentation, with synthetic captions, with ensemble distillation; single teachers, lambda, fewer stored augmentations
-and captions, teachers limited to the quarter, and metadata captions (an oracle). Student: MCi shape, 0.6 M parameters.
-Every arm gets its own learning rate from the same three, chosen by validation MRR with a seed of its own.
+them swapped; synthetic captions are words that a captioner reads from pixels, fitted on the pool without the reinforced
+quarter. Teachers: two kernel regressions (`kernel`), one of shapes and one of colours, fitted on the whole pool with
+four noisy captions an icon; the paper's too saw more captions than the student. The reinforced set is a fixed quarter
+of the pool, as DataCompDR-12M is of DataComp; every student trains on that quarter. Main arms: plain CLIP, with strong
+augmentation, with synthetic captions, with ensemble distillation. Ablations: single teachers, lambda, fewer stored
+augmentations and captions, teachers limited to the quarter, and metadata captions (an oracle); they have one seed, and
+the learning rate of ensemble distillation. Student: MCi shape, 0.7 M parameters. Every main arm gets its own learning
+rate from the same two, chosen by validation MRR with a seed of its own.
 
 Primary metric: log10 of the samples a control needs to reach its own best text-to-image MRR on the test concepts, over
 the samples that reinforced training needs for the same MRR, interpolated on log samples; an arm that never gets there
-counts with all its samples (a bound, said so). Controls: plain CLIP (the paper's), and the best arm without
-distillation (the strongest). Minimum effect: log10 of 2. Seeds are paired; items and seeds are bootstrapped for the
-note. Rows with the teachers' compute count teacher training and reinforcement as student samples by wall time.
+counts with all its samples (a bound, said so). A concept's query is the mean embedding of its name and its tags.
+Controls: plain CLIP (the paper's), and the best arm without distillation (the strongest). Minimum effect: log10 of 2.
+Second row: MRR after 9,600 samples against the strongest control; minimum effect half of what guessing gives. Rates are
+constant, so that a laptop run is the beginning of a full one: it retrains the two arms of this row, with the recorded
+learning rates, and is held against the recorded seeds. Seeds are paired; items and seeds are bootstrapped for the note.
+Rows with the teachers' compute count fitting and reinforcing as student samples by CPU time.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -29,21 +36,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tenfold_shared.claims import ClaimResult, PaperValue
-from tenfold_shared.files import atomic_write
+from tenfold_shared.claims import ClaimResult, PaperValue, read_recorded
 from tenfold_shared.progress import progress
 
 from mobileclip.augment import to_pixels
 from mobileclip.data import decode_image
 from mobileclip.datacompdr import read_config
-from mobileclip.efficiency_world import BATCH, STUDENT, World, plain_config
-from mobileclip.loader import Tokenize
+from mobileclip.efficiency_world import BATCH, STUDENT, TEACHERS, World, new_trainer, plain_config, pool_tokenizer
+from mobileclip.kernel import KernelTeacher
+from mobileclip.learning_curve import Curve, bootstrap, chance, log_ratio, reciprocal_rank, with_compute
 from mobileclip.model import MobileCLIP
 from mobileclip.openmoji_data import Icon
-from mobileclip.train import Trainer
+from mobileclip.timing import torch_threads
 
 Budget = Literal["smoke", "laptop", "full"]
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+LEARNING_RATES = (2e-3, 6e-3)
 TUNING_SEED = 1000
 MINIMUM_EFFECT = math.log10(2)
 PLAIN, STRONG, SYNTHETIC, REINFORCED = (
@@ -57,12 +64,10 @@ PAPER = PaperValue(10.0, "10x-1000x improved learning efficiency", "abstract", "
 
 @dataclass(frozen=True)
 class Plan:
-    """What one budget trains."""
+    """What one budget trains; the laptop's arms are the primary one and the recorded strongest control."""
 
     seeds: int
     num_steps: int
-    teacher_steps: int
-    num_evaluations: int
     arms: tuple[str, ...]
     num_augmentations: int = 10
     tune: bool = False
@@ -72,7 +77,7 @@ class Plan:
 class Arm:
     """One way to train: a set, and what differs from plain CLIP training."""
 
-    data: Literal["noisy", "dr", "first teacher", "second teacher", "limited teachers", "oracle"]
+    data: Literal["noisy", "dr", "shapes teacher", "colours teacher", "limited teachers", "oracle"]
     changes: Mapping[str, Any]
 
 
@@ -82,8 +87,8 @@ ARMS: dict[str, Arm] = {
     STRONG: Arm("noisy", {"augmentation": "strong"}),
     SYNTHETIC: Arm("dr", {"augmentation": "strong", "synthetic": True}),
     REINFORCED: Arm("dr", _DISTIL),
-    "first teacher only": Arm("first teacher", _DISTIL),
-    "second teacher only": Arm("second teacher", _DISTIL),
+    "teacher of shapes only": Arm("shapes teacher", _DISTIL),
+    "teacher of colours only": Arm("colours teacher", _DISTIL),
     "lambda 0.75": Arm("dr", {**_DISTIL, "distill_weight": 0.75}),
     "lambda 0": Arm("dr", {**_DISTIL, "distill_weight": 0.0}),
     "1 augmentation": Arm("dr", {**_DISTIL, "num_augmentations": 1}),
@@ -94,45 +99,18 @@ ARMS: dict[str, Arm] = {
     "metadata captions (oracle)": Arm("oracle", {}),
 }
 CONTROLS = (PLAIN, STRONG, SYNTHETIC)
+MAIN = (*CONTROLS, REINFORCED)
+EARLY = 150
+EVALUATIONS = (38, 75, EARLY, 300)
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan(1, 3, 3, 2, (PLAIN, REINFORCED), num_augmentations=1),
-    "laptop": Plan(2, 24, 40, 3, (PLAIN, REINFORCED), num_augmentations=2),
-    "full": Plan(5, 1500, 3000, 10, tuple(ARMS), tune=True),
+    "smoke": Plan(1, 3, (PLAIN, REINFORCED), num_augmentations=1),
+    "laptop": Plan(1, EARLY, (PLAIN, REINFORCED)),
+    "full": Plan(5, 600, tuple(ARMS), tune=True),
 }
+EARLY_CLAIM = f"Reinforced training retrieves better than the strongest control after {EARLY * BATCH:,} samples"
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Retrieval along a run.
-
-    Args:
-        samples: Samples seen at each evaluation.
-        ranks: Reciprocal rank of each test icon [evaluations, icons].
-        seconds_per_sample: Wall time of training, evaluations included.
-    """
-
-    samples: np.ndarray
-    ranks: np.ndarray
-    seconds_per_sample: float
-
-    @property
-    def mrr(self) -> np.ndarray:
-        """Mean reciprocal rank at each evaluation."""
-        return self.ranks.mean(1)
-
-    def save(self, path: Path) -> None:
-        """Write the curve, whole or not at all."""
-        with atomic_write(path) as file:
-            np.savez(file, samples=self.samples, ranks=self.ranks, seconds=self.seconds_per_sample)
-
-    @classmethod
-    def load(cls, path: Path) -> Curve:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(arrays["samples"], arrays["ranks"], float(arrays["seconds"]))
-
-
-def run_arm(world: World, arm: str, *, seed: int, rate: float, icons: Sequence[Icon]) -> Curve:
+def run_arm(world: World, arm: str, *, seed: int, rate: float, plan: Plan, icons: Sequence[Icon]) -> Curve:
     """Train a student and measure it on the way; a run that is there already is read.
 
     Args:
@@ -140,91 +118,57 @@ def run_arm(world: World, arm: str, *, seed: int, rate: float, icons: Sequence[I
         arm: Key of `ARMS`.
         seed: Of weights, order and choices.
         rate: Learning rate.
+        plan: How long, and how often it is measured.
         icons: What is retrieved.
     """
-    plan = PLANS[world.budget]
     path = world.folder / "curves" / f"{arm} {seed} {rate:g}.npz"
     if path.exists():
         return Curve.load(path)
-    chosen, start = ARMS[arm], time.perf_counter()
+    chosen, spent = ARMS[arm], 0.0
     config = plain_config(STUDENT, plan.num_steps, seed=seed, learning_rate=rate, **chosen.changes)
-    dataset, trainer = world.dataset(chosen.data, config, world.tokenize), Trainer(config)
+    dataset, trainer = world.dataset(chosen.data, config), new_trainer(config)
     dims = tuple(read_config(world.data(chosen.data)).get("teacher_dims", ()))
-    steps = evaluation_steps(plan.num_steps, plan.num_evaluations)
+    steps = evaluation_steps(plan.num_steps)
     ranks = []
     for step in range(config.num_steps):
+        start = time.process_time()
         trainer.train_step(dataset[step], dims)
+        spent += time.process_time() - start
         if step + 1 in steps:
-            ranks.append(reciprocal_ranks(trainer.ema or trainer.model, icons, world.tokenize))
-    seconds = (time.perf_counter() - start) / (config.num_steps * BATCH)
-    curve = Curve(np.array([step * BATCH for step in steps]), np.stack(ranks), seconds)
+            ranks.append(reciprocal_ranks(trainer.model, icons))
+    curve = Curve(np.array([step * BATCH for step in steps]), np.stack(ranks), spent / (config.num_steps * BATCH))
     curve.save(path)
     return curve
 
 
-def evaluation_steps(num_steps: int, num_evaluations: int) -> list[int]:
-    """Return steps evenly spaced on a log scale, the last one the end of training."""
-    first = max(1, num_steps // 50)
-    return sorted({round(step) for step in np.geomspace(first, num_steps, num_evaluations)})
+def evaluation_steps(num_steps: int) -> list[int]:
+    """Return the steps after which a run is measured: always the same ones, and the end."""
+    return [*(step for step in EVALUATIONS if step < num_steps), num_steps]
 
 
 @torch.inference_mode()
-def reciprocal_ranks(model: MobileCLIP, icons: Sequence[Icon], tokenize: Tokenize) -> np.ndarray:
-    """Return 1 / rank of each icon among all when its name is searched; ties count against it."""
-    training = model.training
+def reciprocal_ranks(model: MobileCLIP, icons: Sequence[Icon]) -> np.ndarray:
+    """Return 1 / rank of each icon among all when its words are searched; ties count against it."""
+    tokenize, training = pool_tokenizer(), model.training
     model.eval()
     pixels = torch.stack([to_pixels(decode_image(icon.image, icon.uid)) for icon in icons])
     image = torch.cat([model.encode_image(part, normalize=True) for part in pixels.split(200)])
-    text = model.encode_text(tokenize([icon.annotation for icon in icons]), normalize=True)
+    words = model.encode_text(tokenize([word for icon in icons for word in _query(icon)]), normalize=True)
+    text = torch.stack([rows.mean(0) for rows in words.split([len(_query(icon)) for icon in icons])])
     model.train(training)
-    scores = text @ image.T
-    return (1 / (scores >= scores.diag()[:, None]).sum(1)).numpy()
+    return reciprocal_rank(text @ image.T)
 
 
-def samples_to_reach(target: float, samples: np.ndarray, mrr: np.ndarray) -> tuple[float, bool]:
-    """Return the samples at which a curve first reaches a target, and whether it does.
-
-    Interpolated on log samples between evaluations; a curve that stays below gives its last number as a bound.
-
-    Example:
-        >>> samples_to_reach(0.2, np.array([100, 1000]), np.array([0.1, 0.3]))[0]  # doctest: +ELLIPSIS
-        316.2...
-    """
-    above = np.flatnonzero(mrr >= target)
-    if not len(above):
-        return float(samples[-1]), False
-    at = int(above[0])
-    share = 1.0 if at == 0 else (target - mrr[at - 1]) / (mrr[at] - mrr[at - 1])
-    if share == 1:  # without the rounding of a logarithm and back, which would be a difference of its own
-        return float(samples[at]), True
-    low, high = np.log(samples[at - 1]), np.log(samples[at])
-    return float(np.exp(low + share * (high - low))), True
+def _query(icon: Icon) -> tuple[str, ...]:
+    return (icon.annotation, *icon.tags)
 
 
-def log_ratio(control: Curve, ours: Curve) -> tuple[float, bool]:
-    """Return log10 of how many times fewer samples `ours` needs to reach the control's best, and whether it does."""
-    return _log_ratio(control.samples, control.mrr, ours.mrr)
-
-
-def _log_ratio(samples: np.ndarray, control: np.ndarray, ours: np.ndarray) -> tuple[float, bool]:
-    target = float(control.max())
-    needed, _ = samples_to_reach(target, samples, control)
-    taken, reached = samples_to_reach(target, samples, ours)
-    return math.log10(needed / taken), reached
-
-
-def bootstrap(control: Sequence[Curve], ours: Sequence[Curve], draws: int = 500) -> tuple[float, float]:
-    """Return the 95 % interval of `log_ratio` of the mean curves, seeds and test items drawn anew."""
-    random = np.random.default_rng(0)
-    first, second = (np.stack([curve.ranks for curve in curves]) for curves in (control, ours))
-    values = []
-    for _ in range(draws):
-        seeds = random.integers(len(first), size=len(first))
-        items = random.integers(first.shape[2], size=first.shape[2])
-        means = [ranks[seeds][:, :, items].mean((0, 2)) for ranks in (first, second)]
-        values.append(_log_ratio(control[0].samples, *means)[0])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def teacher_mrr(folder: Path, icons: Sequence[Icon]) -> float:
+    """Return what a teacher itself reaches: the power check of the experiment."""
+    model = KernelTeacher(folder)
+    text = model.embed_texts([" ".join(_query(icon)) for icon in icons])
+    image = model.embed_images([decode_image(icon.image, icon.uid) for icon in icons])
+    return float(reciprocal_rank(text @ image.T).mean())
 
 
 def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
@@ -236,61 +180,91 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         seed: Of the first run.
 
     Returns:
-        Reinforced training against plain CLIP and against the best arm without distillation, each without and with
-        the teachers' compute.
+        Retrieval after equal samples; but for the laptop, samples to equal retrieval against plain CLIP and against the
+        best arm without distillation, each without and with the teachers' compute.
     """
     from mobileclip import plots
 
     plan, start = PLANS[budget], time.perf_counter()
-    world = World(
-        out / "efficiency" / budget, budget, teacher_steps=plan.teacher_steps, num_augmentations=plan.num_augmentations
-    )
-    curves: dict[str, list[Curve]] = {arm: [] for arm in plan.arms}
-    total = len(plan.arms) * (plan.seeds + (len(LEARNING_RATES) if plan.tune else 0))
-    with progress(total=total, description="efficiency", unit="runs") as bar:
-        for arm in plan.arms:
-            rate = _tune(world, arm, bar.update) if plan.tune else LEARNING_RATES[1]
-            for number in range(plan.seeds):
-                curves[arm].append(run_arm(world, arm, seed=seed + number, rate=rate, icons=world.splits.test))
-                bar.update(1)
+    known = recorded_facts()
+    if budget == "laptop":
+        plan = dataclasses.replace(plan, arms=(known["strongest"], REINFORCED))
+    world = World(out / "efficiency" / budget, num_augmentations=plan.num_augmentations)
+    with torch_threads(1):  # maps this small are no faster on two, and CPU time is what is counted
+        curves, rates = _run_arms(world, plan, seed, known["rates"])
     plots.draw_efficiency(
         out / "efficiency.svg", {arm: (runs[0].samples, [r.mrr for r in runs]) for arm, runs in curves.items()}
     )
-    seconds = time.perf_counter() - start
     strongest = max(
         (arm for arm in CONTROLS if arm in curves), key=lambda arm: np.mean([c.mrr.max() for c in curves[arm]])
     )
+    teachers = [teacher_mrr(world.teacher(name), world.splits.test) for name in TEACHERS]
+    facts = _Facts(
+        budget,
+        time.perf_counter() - start,
+        f"Chance {chance(len(world.splits.test)):.4f}; teachers' own MRR {teachers[0]:.4f} and {teachers[1]:.4f}.",
+        json.dumps({"strongest": strongest, "rates": rates}),
+    )
+    early = _judge_early(strongest, curves, facts)
+    if budget == "laptop":
+        return [early]
     controls = [PLAIN] if strongest == PLAIN else [PLAIN, strongest]
-    return [
-        _judge(name, curves, world.teacher_seconds if counted else 0.0, budget=budget, seconds=seconds)
-        for name in controls
-        for counted in (False, True)
-    ]
+    spent = (0.0, world.teacher_seconds)
+    return [early, *(_judge(name, curves, seconds, facts) for name in controls for seconds in spent)]
 
 
-def _tune(world: World, arm: str, update: Any) -> float:
-    """Return the learning rate with the best validation MRR at the end, by one run each with a seed of its own."""
-    best = {}
-    for rate in LEARNING_RATES:
-        best[rate] = run_arm(world, arm, seed=TUNING_SEED, rate=rate, icons=world.splits.validation).mrr[-1]
-        update(1)
-    return max(best, key=lambda rate: best[rate])
+@dataclass(frozen=True)
+class _Facts:
+    """What all rows of a run share."""
+
+    budget: Budget
+    seconds: float
+    note: str
+    specification: str
 
 
-def _judge(
-    control: str, curves: Mapping[str, Sequence[Curve]], teacher_seconds: float, *, budget: Budget, seconds: float
-) -> ClaimResult:
+def recorded_facts() -> dict[str, Any]:
+    """Return the recorded run's strongest control and learning rates; without one, plain CLIP and the first rate."""
+    rows = (read_recorded("mobileclip") or {"claims": []})["claims"]
+    found = [row["specification"] for row in rows if row["claim"] == EARLY_CLAIM]
+    default = {"strongest": PLAIN, "rates": dict.fromkeys(ARMS, LEARNING_RATES[0])}
+    return json.loads(found[0]) if found else default
+
+
+def _run_arms(
+    world: World, plan: Plan, seed: int, rates: Mapping[str, float]
+) -> tuple[dict[str, list[Curve]], dict[str, float]]:
+    """Tune and train every main arm, then the ablations with one seed; return curves and learning rates."""
+    rates, curves = dict(rates), {}
+    total = sum((plan.seeds + plan.tune * len(LEARNING_RATES)) if arm in MAIN else 1 for arm in plan.arms)
+    with progress(total=total, description="efficiency", unit="runs") as bar:
+
+        def run(arm: str, number: int, rate: float, icons: Sequence[Icon]) -> Curve:
+            curve = run_arm(world, arm, seed=number, rate=rate, plan=plan, icons=icons)
+            bar.update(1)
+            return curve
+
+        for arm in plan.arms:
+            if plan.tune and arm in MAIN:
+                found = {r: run(arm, TUNING_SEED, r, world.splits.validation).mrr[-1] for r in LEARNING_RATES}
+                rates[arm] = max(found, key=lambda rate: found[rate])
+            elif plan.tune:
+                rates[arm] = rates[REINFORCED]
+            seeds = range(seed, seed + (plan.seeds if arm in MAIN else 1))
+            curves[arm] = [run(arm, number, rates[arm], world.splits.test) for number in seeds]
+    return curves, rates
+
+
+def _judge(control: str, curves: Mapping[str, Sequence[Curve]], teacher_seconds: float, facts: _Facts) -> ClaimResult:
     """Turn curves into a row; teachers' seconds become student samples at the reinforced arm's rate."""
     pairs = list(zip(curves[control], curves[REINFORCED], strict=True))
     ratios, reached = zip(*(log_ratio(first, second) for first, second in pairs), strict=True)
     if teacher_seconds:
-        ratios = [_with_compute(*pair, teacher_seconds) for pair in pairs]
+        ratios = [with_compute(*pair, teacher_seconds) for pair in pairs]
     interval = bootstrap(curves[control], curves[REINFORCED])
-    finals = ", ".join(f"{arm} {np.mean([c.mrr[-1] for c in runs]):.4f}" for arm, runs in curves.items())
     bound = "" if all(reached) else f" Not reached in {len(reached) - sum(reached)} of {len(reached)} runs: a bound."
     compute = " (teachers' compute counted)" if teacher_seconds else ""
     return ClaimResult.compare(
-        paper="mobileclip",
         claim=f"Reinforced training needs fewer samples than {control} CLIP training{compute}",
         primary_metric="log10 of samples of the control over ours, to equal text-to-image MRR on unseen concepts",
         paper_value=PAPER if control == PLAIN and not teacher_seconds else None,
@@ -298,21 +272,40 @@ def _judge(
         control=[0.0] * len(ratios),
         control_name=control,
         minimum_effect=MINIMUM_EFFECT,
-        # Below the full budget arms are trained for a few steps: that they run is all it says.
-        budget="full" if budget == "full" else "smoke",
-        evidence="real",
-        data="OpenMoji 17: 600 test concepts; students see a quarter of the pool",
-        seconds=seconds,
-        figures=("efficiency.svg",),
         note=f"bootstrap over items and seeds without teachers [{interval[0]:.2f}, {interval[1]:.2f}].{bound} "
-        f"Final MRR: {finals}.",
+        f"{facts.note} Final MRR: {_finals(curves)}.",
+        **_shared_fields(facts),
     )
 
 
-def _with_compute(control: Curve, ours: Curve, teacher_seconds: float) -> float:
-    """Return `log_ratio` in wall time, the teachers' included."""
-    ratio, _ = log_ratio(control, ours)
-    target = float(control.mrr.max())
-    needed, _ = samples_to_reach(target, control.samples, control.mrr)
-    taken = needed / 10**ratio
-    return math.log10(needed * control.seconds_per_sample / (taken * ours.seconds_per_sample + teacher_seconds))
+def _judge_early(control: str, curves: Mapping[str, Sequence[Curve]], facts: _Facts) -> ClaimResult:
+    """Compare MRR after the same number of samples: `EARLY` steps, or all of a shorter run's."""
+    steps = curves[control][0].samples.tolist()
+    at = steps.index(EARLY * BATCH) if EARLY * BATCH in steps else -1
+    return ClaimResult.compare(
+        claim=EARLY_CLAIM,
+        primary_metric="text-to-image MRR on unseen concepts",
+        paper_value=None,
+        ours=[float(curve.mrr[at]) for curve in curves[REINFORCED]],
+        control=[float(curve.mrr[at]) for curve in curves[control]],
+        control_name=control,
+        minimum_effect=chance(600) / 2,
+        note=f"{facts.note} Final MRR: {_finals(curves)}.",
+        **_shared_fields(facts),
+    )
+
+
+def _finals(curves: Mapping[str, Sequence[Curve]]) -> str:
+    return ", ".join(f"{arm} {np.mean([c.mrr[-1] for c in runs]):.4f}" for arm, runs in curves.items())
+
+
+def _shared_fields(facts: _Facts) -> dict[str, Any]:
+    return {
+        "paper": "mobileclip",
+        "budget": facts.budget,
+        "evidence": "real",
+        "data": "OpenMoji 17: 600 test concepts; students see a quarter of the pool",
+        "seconds": facts.seconds,
+        "figures": ("efficiency.svg",),
+        "specification": facts.specification,
+    }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +20,7 @@ from tenfold_shared.commands import InputError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mobileclip.augment import AugmentConfig, Parameters, generator_for, replay, sample, to_pixels
+from mobileclip.augment import AugmentConfig, Parameters, bytes_to_pixels, generator_for, replay, sample, to_bytes
 from mobileclip.config import TrainConfig
 from mobileclip.data import Tally, TarSample, decode_image, image_extension, scan_tar
 from mobileclip.datacompdr import (
@@ -70,10 +69,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample of a batch before batching."""
+    """One sample of a batch before batching; its image is bytes [size, size, 3]."""
 
     uid: str
-    pixels: Tensor
+    image: Tensor
     texts: list[str]
     teacher_image: Tensor | None
     teacher_text: Tensor | None
@@ -99,6 +98,7 @@ class ShardedSamples:
             [found for found in scan_tar(path, self.tally) if self._is_usable(found, path)] for path in self.shards
         ]
         self.sizes = np.array([len(samples) for samples in self._samples])
+        self._ends = np.cumsum(self.sizes)
         if not self.sizes.sum():
             raise InputError(
                 f"no sample in {folder} has an image and a caption ({self.tally.sentence()}); "
@@ -123,8 +123,8 @@ class ShardedSamples:
         return self._find(index)[1].key
 
     def _find(self, index: int) -> tuple[int, TarSample]:
-        shard = int(np.searchsorted(np.cumsum(self.sizes), index, side="right"))
-        return shard, self._samples[shard][index - int(self.sizes[:shard].sum())]
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, self._samples[shard][index - int(self._ends[shard])]  # counted from the shard's end
 
     def read(self, index: int) -> dict[str, bytes]:
         """Return the members of sample `index` by extension, its key as `__key__`."""
@@ -133,8 +133,7 @@ class ShardedSamples:
             return {"__key__": found.key.encode(), **read_members(found, file)}
 
 
-@lru_cache(maxsize=2)
-def epoch_order(sizes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
+def epoch_order(sizes: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Return the order of all samples in an epoch: shards shuffled, then samples within windows of shards.
 
     Args:
@@ -171,7 +170,7 @@ class StepDataset(Dataset):
             )
         self.samples, self.config, self.tokenize = samples, config, tokenize
         self.rank, self.local = rank, config.batch_size // world_size
-        self._sizes = tuple(samples.sizes.tolist())
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.config.num_steps
@@ -183,7 +182,7 @@ class StepDataset(Dataset):
     def _row(self, position: int) -> Row:
         """Return the sample at a position of the endless order; a bad one gives way to the next of its epoch."""
         epoch, offset = divmod(position, len(self.samples))
-        order = epoch_order(self._sizes, self.config.seed, epoch)
+        order = self._order(epoch)
         last: Exception | None = None
         for attempt in range(min(MAX_BAD_IN_A_ROW, len(order))):
             index = int(order[(offset + attempt) % len(order)])
@@ -194,6 +193,13 @@ class StepDataset(Dataset):
                 logger.warning("a bad sample is left out: %s", error)
                 last = error
         raise InputError(f"too many bad samples in a row in {self.samples.folder}: {last}")
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch, drawn once; a batch may reach into the next."""
+        if epoch not in self._orders:
+            kept = {number: order for number, order in self._orders.items() if number >= epoch - 1}
+            self._orders = {**kept, epoch: epoch_order(self.samples.sizes, self.config.seed, epoch)}
+        return self._orders[epoch]
 
 
 def make_row(members: dict[str, bytes], config: TrainConfig, shape: Shape, generator: torch.Generator) -> Row:
@@ -230,7 +236,7 @@ def _distilled_row(
         caption = _choose(len(stored.captions), config.num_captions, generator)
         texts.append(stored.captions[caption])
         rows.append(stored.text_emb[1 + caption])
-    return Row(stored.uid, to_pixels(picture), texts, stored.image_emb[which], torch.stack(rows))
+    return Row(stored.uid, to_bytes(picture), texts, stored.image_emb[which], torch.stack(rows))
 
 
 def _choose_caption(members: dict[str, bytes], uid: str, config: TrainConfig, generator: torch.Generator) -> list[str]:
@@ -243,14 +249,15 @@ def _choose_caption(members: dict[str, bytes], uid: str, config: TrainConfig, ge
 def _augment(image: Image.Image, members: dict[str, bytes], config: TrainConfig, generator: torch.Generator) -> Tensor:
     size = config.model.image.image_size
     if config.augmentation == "none":
-        return Preprocess(size)(image)
+        return to_bytes(Preprocess(size).fit(image))
     if config.augmentation == "stored":
         stored = read_parameters(members["__key__"].decode(), members)
         parameters: Parameters = stored[_choose(len(stored), config.num_augmentations, generator)]
     else:
-        ranges = WEAK if config.augmentation == "crop" else AugmentConfig(image_size=size)
+        strong = AugmentConfig(scale=(config.smallest_crop, 1.0), image_size=size)
+        ranges = WEAK if config.augmentation == "crop" else strong
         parameters = sample(image.width, image.height, ranges, generator)
-    return to_pixels(replay(image, parameters, size))
+    return to_bytes(replay(image, parameters, size))
 
 
 def _choose(available: int, limit: int | None, generator: torch.Generator) -> int:
@@ -269,7 +276,7 @@ def collate(rows: Sequence[Row], tokenize: Tokenize) -> Batch:
         raise InputError(f"{bare} has no synthetic caption and others have; train with --no-synthetic.")
     texts = [row.texts[kind] for kind in range(kinds.pop()) for row in rows]
     captions = tokenize(texts).view(-1, len(rows), tokenize(texts[:1]).shape[1])
-    pixels = torch.stack([row.pixels for row in rows])
+    pixels = bytes_to_pixels(torch.stack([row.image for row in rows]))
     uids = [row.uid for row in rows]
     if rows[0].teacher_image is None:
         return Batch(uids, pixels, captions)

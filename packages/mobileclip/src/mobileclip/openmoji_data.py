@@ -104,12 +104,16 @@ def split_icons(icons: Sequence[Icon]) -> Splits:
     return Splits(members(pool), members(quarter), members(rest), members(validation), members(test))
 
 
-def noisy_captions(icons: Sequence[Icon]) -> list[str]:
+def noisy_captions(icons: Sequence[Icon], page: int = 0) -> list[str]:
     """Return one caption per icon: one of its tags at random, a fifth of the captions swapped among one another.
 
     Fixed for the data, as alt-text is: the seed of a run does not change it.
+
+    Args:
+        icons: What is captioned.
+        page: Another number, another draw, as another page of the web that shows the same pictures.
     """
-    draw = random.Random(SPLIT_SEED + 2)
+    draw = random.Random(SPLIT_SEED + 2 + page)
     captions = [draw.choice(icon.tags or (icon.annotation,)) for icon in icons]
     wrong = draw.sample(range(len(icons)), int(SWAPPED * len(icons)))
     moved = [captions[i] for i in wrong[1:] + wrong[:1]]

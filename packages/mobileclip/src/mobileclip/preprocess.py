@@ -94,13 +94,14 @@ class Preprocess:
         Raises:
             InputError: The picture has no pixels, or one side is over 200 times the other.
         """
-        pixels = np.array(self._resize_and_crop(to_rgb(image)))
+        pixels = np.array(self.fit(to_rgb(image)))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
 
     def __repr__(self) -> str:
         return f"Preprocess(image_size={self.image_size})"
 
-    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Return the resized and cropped picture of one in mode RGB."""
         width, height = image.size
         if min(width, height) == 0:
             raise InputError(f"the picture has no pixels (width {width}, height {height}).")

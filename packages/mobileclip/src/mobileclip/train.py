@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 8 -m mobileclip train --data DataCompDR-12M --preset datacompdr12m_b --out run
 
 Every process computes the loss of its own rows against everybody's columns ("local loss"); gathered features carry
-their gradients back to where they came from, and gradients are averaged over the processes before the step.
+their gradients back to where they came from, and torch's DistributedDataParallel averages gradients during backward.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from mobileclip.checkpoint import read_training_state, save_pretrained
 from mobileclip.config import TrainConfig
 from mobileclip.datacompdr import decode, read_config
-from mobileclip.distributed import Processes, average_gradients
+from mobileclip.distributed import Processes
 from mobileclip.factory import Tokenizer
 from mobileclip.loader import Batch, ShardedSamples, StepDataset, load_batches
 from mobileclip.loss import Captions, Gathered, dr_loss
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Gather = Callable[[Tensor], Gathered]
+Features = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Trainer:
         self.processes = processes or Processes()
         seed_everything(config.seed)
         self.model = MobileCLIP(config.model).to(device).train()
+        self._replica = self.processes.replicate(self.model)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(device, enabled=config.precision == "fp16")
         self.ema = copy.deepcopy(self.model).eval() if config.ema_decay else None
@@ -110,8 +112,7 @@ class Trainer:
                 f"the loss is not finite at step {self.step} (learning rate {rate:g}, samples {batch.uids[:4]}...); "
                 "lower --learning-rate or validate the data."
             )
-        # Gradients of all processes, clipped
-        average_gradients(self.model, self.processes)
+        # Gradient, clipped
         self.scaler.unscale_(self.optimizer)
         largest = self.config.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), largest)
@@ -129,37 +130,39 @@ class Trainer:
         """Leave the gradient of the batch's loss in the parameters; accumulated or not, it is the same gradient."""
         chunks = _split(batch, self.config.accumulation)
         if len(chunks) == 1:
-            features = self._encode(chunks[0])
-            parts = self._loss(features, batch, teacher_dims, gather)
+            parts = self._loss(self._encode(chunks[0]), batch, teacher_dims, gather)
             self.scaler.scale(parts["loss"]).backward()
             return parts
         # The loss needs every row: features first, without a graph; then their gradients; then chunk by chunk again.
         with torch.no_grad(), _frozen_statistics(self.model):
-            cached = [self._encode(chunk) for chunk in chunks]
-        leaves = tuple(torch.cat(rows, dim=-2).requires_grad_() for rows in zip(*cached, strict=True))
-        parts = self._loss(leaves, batch, teacher_dims, gather)
+            images, texts, scales = zip(*(self._encode(chunk, self.model) for chunk in chunks), strict=True)
+        leaves = [value.requires_grad_() for value in (torch.cat(images), torch.cat(texts, dim=1), scales[0])]
+        parts = self._loss(tuple(leaves), batch, teacher_dims, gather)
         self.scaler.scale(parts["loss"]).backward()
-        gradients = [leaf.grad.chunk(len(chunks), dim=-2) for leaf in leaves]
-        for chunk, *rows in zip(chunks, *gradients, strict=True):
-            torch.autograd.backward(self._encode(chunk), rows)
+        gradients = (leaf.grad.chunk(len(chunks), dim=-2) for leaf in leaves[:2])
+        scale = leaves[2].grad.div(len(chunks))
+        for number, (chunk, *rows) in enumerate(zip(chunks, *gradients, strict=True)):
+            # Processes exchange gradients once, with the last chunk.
+            with self.processes.local_backward(self._replica, number < len(chunks) - 1):
+                torch.autograd.backward(self._encode(chunk), (*rows, scale))
         return parts
 
-    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return unit-length features of images [rows, dim] and captions [kinds, rows, dim]."""
+    def _encode(self, batch: Batch, model: nn.Module | None = None) -> Features:
+        """Return unit-length features of images [rows, dim] and captions [kinds, rows, dim], and the scale."""
         with self._autocast():
-            image, text, _ = self.model(batch.pixels, batch.captions.flatten(0, 1))
-        return image.float(), text.float().unflatten(0, batch.captions.shape[:2])
+            image, text, scale = (model or self._replica)(batch.pixels, batch.captions.flatten(0, 1))
+        return image.float(), text.float().unflatten(0, batch.captions.shape[:2]), scale
 
     def _loss(
-        self, features: tuple[Tensor, ...], batch: Batch, teacher_dims: tuple[int, ...], gather: Gather
+        self, features: Features, batch: Batch, teacher_dims: tuple[int, ...], gather: Gather
     ) -> dict[str, Tensor]:
-        image, text = features
+        image, text, scale = features
         teachers = [None] * len(text) if batch.teacher_text is None else [gather(row) for row in batch.teacher_text]
         kinds = [Captions(gather(row), teacher) for row, teacher in zip(text, teachers, strict=True)]
         return dr_loss(
             gather(image),
             kinds,
-            self.model.scale(),
+            scale,
             teacher_image=None if batch.teacher_image is None else gather(batch.teacher_image),
             teacher_dims=teacher_dims,
             distill_weight=self.config.distill_weight,
