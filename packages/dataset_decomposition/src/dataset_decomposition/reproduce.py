@@ -191,4 +191,4 @@ def _draw(out: Path, results: Runs, seconds: dict[int, float]) -> None:
     draw_curves(out / "curves.svg", curves, "training seconds (measured step times)", "Held-out loss over time")
     draw_positions(out / "positions.svg", positions)
     lengths = {arm: np.array(results[arm][0]["lengths"]) for arm in arms if arm.startswith("DD")}
-    draw_steps(out / "lengths.svg", lengths)
+    draw_steps(out / "lengths.svg", lengths, windows=48, span="run")
