@@ -25,7 +25,6 @@ import numpy as np
 from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
-from dataset_decomposition.arms import chunk
 from dataset_decomposition.config import BucketConfig, ModelConfig
 from dataset_decomposition.corpus import read_sources
 from dataset_decomposition.curriculum import bucket_odds, draw_cycle
@@ -131,7 +130,8 @@ def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str,
             np.save(folder / "rows.npy", tokens[first[:, None] + np.arange(length + 1)])
 
     def numpy_chunks() -> None:
-        np.save(folder / "chunks.npy", chunk(tokens, lengths, LONGEST)[0])
+        count = len(tokens) // LONGEST
+        np.save(folder / "chunks.npy", tokens[: count * LONGEST].reshape(count, LONGEST))
 
     calls: dict[str, Callable[[], object]] = {
         "ours": ours,
@@ -240,7 +240,7 @@ def _loading(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
 def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any]]:
     """Text to buckets, against the bare tokenizer on the same text."""
     library = require_extra("tokenizers", "hf", "tenfold-shared")
-    texts = read_sources()[: 100 if budget == "smoke" else 400]
+    texts = read_sources()[: 100 if budget == "smoke" else 1200]  # starting must not weigh
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(vocab_size=8192, special_tokens=["<|end|>"], show_progress=False)

@@ -14,7 +14,7 @@ from dataset_decomposition.readers import DIST
 
 
 @contextmanager
-def _figure(path: Path, title: str, description: str, width: float = 5.0) -> Generator[Any]:
+def _figure(path: Path, title: str, description: str, width: float = 6.5) -> Generator[Any]:
     matplotlib = require_extra("matplotlib", "demo", DIST)
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
@@ -35,18 +35,18 @@ def draw_cost(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.plot([row["cost"]], [row["context"]], marker="o", linestyle="", label=row["method"])
         axes.set_xlabel("cost per token, concat-and-chunk = 1")
         axes.set_ylabel("same-document context, tokens")
-        axes.legend(fontsize="x-small")
+        axes.figure.legend(loc="outside right upper", fontsize="x-small")
 
 
-def draw_steps(path: Path, lengths: Mapping[str, np.ndarray], windows: int = 24) -> None:
-    """Draw the mean row length over the steps of a cycle, one curve per curriculum."""
-    with _figure(path, "Row length over a cycle", "Curves of the mean row length, by curriculum.") as axes:
+def draw_steps(path: Path, lengths: Mapping[str, np.ndarray], windows: int = 24, span: str = "cycle") -> None:
+    """Draw the mean row length over the steps of a cycle or a run, one curve per curriculum."""
+    with _figure(path, f"Row length over a {span}", "Curves of the mean row length, by curriculum.") as axes:
         for name, values in lengths.items():
             means = [part.mean() for part in np.array_split(values, min(windows, len(values)))]
             axes.plot(np.linspace(0, 1, len(means)), means, label=name)
-        axes.set_xlabel("share of the cycle")
+        axes.set_xlabel(f"share of the {span}")
         axes.set_ylabel("mean row length, tokens")
-        axes.legend(fontsize="x-small")
+        axes.figure.legend(loc="outside right upper", fontsize="x-small")
 
 
 def draw_curves(
@@ -58,7 +58,7 @@ def draw_curves(
             axes.plot(x, y, marker=".", label=name)
         axes.set_xlabel(x_label)
         axes.set_ylabel("bits per byte")
-        axes.legend(fontsize="x-small")
+        axes.figure.legend(loc="outside right upper", fontsize="x-small")
 
 
 def draw_positions(path: Path, losses: Mapping[str, Mapping[str, float]]) -> None:
@@ -68,4 +68,4 @@ def draw_positions(path: Path, losses: Mapping[str, Mapping[str, float]]) -> Non
             axes.plot([key.rsplit("/", 1)[1] for key in values], list(values.values()), marker=".", label=name)
         axes.set_xlabel("position in the document, tokens")
         axes.set_ylabel("bits per byte")
-        axes.legend(fontsize="x-small")
+        axes.figure.legend(loc="outside right upper", fontsize="x-small")
