@@ -259,10 +259,10 @@ class Reproduce:
         """Measure, write claims.json and print the claims."""
         from tenfold_shared.verbs import report_claims
 
-        from mobileclip.reproduce import reproduce
+        from mobileclip.reproduce import measure
 
-        measure = partial(reproduce, budget=self.budget, seed=self.seed, parts=self.parts)
-        report_claims(measure, self.out, json=self.json)
+        parts = partial(measure, budget=self.budget, seed=self.seed, parts=self.parts)
+        report_claims(parts, self.out, json=self.json)
 
 
 def _check_files(paths: tuple[Path, ...]) -> None:

@@ -84,18 +84,22 @@ SIZES = (
 )
 
 
-def reproduce(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part] = ALL) -> list[ClaimResult]:
+def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     """Measure latency, size, learning efficiency and the cost of reading, and judge the paper's claims.
 
     Args:
         out: Existing folder; gets `latency.svg`, `speedup.svg`, `efficiency.svg` and `efficiency/`.
         budget: "smoke", "laptop" or "full".
         seed: Of weights, tokens and order.
-        parts: What is measured.
 
     Returns:
         Rows for every contrast and number of threads, the sizes, the training, and the claims that need weights.
     """
+    return measure(out, budget=budget, seed=seed, parts=ALL)
+
+
+def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[ClaimResult]:
+    """Do a part of `reproduce`, or several."""
     seed_everything(seed)
     claims = _latency(out, budget, seed) if "latency" in parts else []
     if "learning" in parts:
