@@ -186,7 +186,8 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     from mobileclip import plots
 
     plan, start = PLANS[budget], time.perf_counter()
-    known = recorded_facts()
+    recorded = recorded_facts()
+    known = recorded or {"strongest": PLAIN, "rates": dict.fromkeys(ARMS, LEARNING_RATES[0])}
     if budget == "laptop":
         plan = dataclasses.replace(plan, arms=(known["strongest"], REINFORCED))
     world = World(out / "efficiency" / budget, num_augmentations=plan.num_augmentations)
@@ -200,7 +201,7 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     )
     teachers = [teacher_mrr(world.teacher(name), world.splits.test) for name in TEACHERS]
     facts = _Facts(
-        budget,
+        "smoke" if budget == "laptop" and recorded is None else budget,  # one seed alone judges nothing
         time.perf_counter() - start,
         f"Chance {chance(len(world.splits.test)):.4f}; teachers' own MRR {teachers[0]:.4f} and {teachers[1]:.4f}.",
         json.dumps({"strongest": strongest, "rates": rates}),
@@ -223,12 +224,11 @@ class _Facts:
     specification: str
 
 
-def recorded_facts() -> dict[str, Any]:
-    """Return the recorded run's strongest control and learning rates; without one, plain CLIP and the first rate."""
+def recorded_facts() -> dict[str, Any] | None:
+    """Return the recorded run's strongest control and learning rates, or None without a recorded run."""
     rows = (read_recorded("mobileclip") or {"claims": []})["claims"]
     found = [row["specification"] for row in rows if row["claim"] == EARLY_CLAIM]
-    default = {"strongest": PLAIN, "rates": dict.fromkeys(ARMS, LEARNING_RATES[0])}
-    return json.loads(found[0]) if found else default
+    return json.loads(found[0]) if found else None
 
 
 def _run_arms(
