@@ -1,17 +1,18 @@
 """Learning efficiency: samples that plain and reinforced training need for equal retrieval, on OpenMoji.
 
-    mobileclip reproduce --budget full --parts learning          (one core, about an hour)
+    mobileclip reproduce --budget full --parts learning          (two cores, about an hour)
 
-Fixed before the run. Data: 2,465 icons of OpenMoji at 64 pixels, split by base concept (variants of gender, flags and
-clocks stay together); 600 concepts test, 150 validate, the rest is the pool. Real captions are one random tag, 20 % of
-them swapped; synthetic captions are words that a captioner reads from pixels, fitted on the pool without the reinforced
-quarter. Teachers: two kernel regressions (`kernel`), one of shapes and one of colours, fitted on the whole pool with
-four noisy captions an icon; the paper's too saw more captions than the student. The reinforced set is a fixed quarter
-of the pool, as DataCompDR-12M is of DataComp; every student trains on that quarter. Main arms: plain CLIP, with strong
-augmentation, with synthetic captions, with ensemble distillation. Ablations: single teachers, lambda, fewer stored
-augmentations and captions, teachers limited to the quarter, and metadata captions (an oracle); they have one seed, and
-the learning rate of ensemble distillation. Student: MCi shape, 0.7 M parameters. Every main arm gets its own learning
-rate from the same two, chosen by validation MRR with a seed of its own.
+Fixed before the run. Data: 2,465 icons of OpenMoji and 7,188 Material Design icons at 64 pixels, split by base concept
+(variants of gender, flags and clocks, outlines and badges stay together); 1,200 concepts test, 300 validate, one icon
+each, the rest is the pool. Real captions are one random tag, 20 % of them swapped; synthetic captions are words that a
+captioner reads from pixels, fitted on the pool without the reinforced quarter. Teachers: two kernel regressions
+(`kernel`), one of shapes and one of colours, fitted on the whole pool with four noisy captions an icon; the paper's too
+saw more captions than the student. The reinforced set is a fixed quarter of the pool, as DataCompDR-12M is of DataComp;
+every student trains on that quarter. Main arms: plain CLIP, with strong augmentation, with synthetic captions, with
+ensemble distillation. Ablations: single teachers, lambda, fewer stored augmentations and captions, teachers limited to
+the quarter, and metadata captions (an oracle); they have one seed, and the learning rate of ensemble distillation.
+Student: MCi shape, 0.8 M parameters. Every main arm gets its own learning rate from the same two, chosen by validation
+MRR at half the length with a seed of its own.
 
 Primary metric: log10 of the samples a control needs to reach its own best text-to-image MRR on the test concepts, over
 the samples that reinforced training needs for the same MRR, interpolated on log samples; an arm that never gets there
@@ -28,8 +29,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,10 +47,10 @@ from mobileclip.augment import to_pixels
 from mobileclip.data import decode_image
 from mobileclip.datacompdr import read_config
 from mobileclip.efficiency_world import BATCH, STUDENT, TEACHERS, World, new_trainer, plain_config, pool_tokenizer
+from mobileclip.icon_data import NUM_TEST, Icon
 from mobileclip.kernel import KernelTeacher
 from mobileclip.learning_curve import Curve, bootstrap, chance, log_ratio, reciprocal_rank, with_compute
 from mobileclip.model import MobileCLIP
-from mobileclip.openmoji_data import Icon
 from mobileclip.timing import torch_threads
 
 Budget = Literal["smoke", "laptop", "full"]
@@ -64,13 +68,14 @@ PAPER = PaperValue(10.0, "10x-1000x improved learning efficiency", "abstract", "
 
 @dataclass(frozen=True)
 class Plan:
-    """What one budget trains; the laptop's arms are the primary one and the recorded strongest control."""
+    """What one budget trains, on what share of the icons; the laptop's arms are the primary one and its control."""
 
     seeds: int
     num_steps: int
     arms: tuple[str, ...]
-    num_augmentations: int = 10
+    num_augmentations: int = 5
     tune: bool = False
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ ARMS: dict[str, Arm] = {
     "lambda 0.75": Arm("dr", {**_DISTIL, "distill_weight": 0.75}),
     "lambda 0": Arm("dr", {**_DISTIL, "distill_weight": 0.0}),
     "1 augmentation": Arm("dr", {**_DISTIL, "num_augmentations": 1}),
-    "5 augmentations": Arm("dr", {**_DISTIL, "num_augmentations": 5}),
+    "2 augmentations": Arm("dr", {**_DISTIL, "num_augmentations": 2}),
     "1 caption": Arm("dr", {**_DISTIL, "num_captions": 1}),
     "2 captions": Arm("dr", {**_DISTIL, "num_captions": 2}),
     "teachers of the quarter": Arm("limited teachers", _DISTIL),
@@ -103,40 +108,51 @@ MAIN = (*CONTROLS, REINFORCED)
 EARLY = 150
 EVALUATIONS = (38, 75, EARLY, 300)
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan(1, 3, (PLAIN, REINFORCED), num_augmentations=1),
+    "smoke": Plan(1, 3, (PLAIN, REINFORCED), num_augmentations=1, share=0.05),
     "laptop": Plan(1, EARLY, (PLAIN, REINFORCED)),
-    "full": Plan(5, 600, tuple(ARMS), tune=True),
+    "full": Plan(5, 400, tuple(ARMS), tune=True),
 }
 EARLY_CLAIM = f"Reinforced training retrieves better than the strongest control after {EARLY * BATCH:,} samples"
 
 
-def run_arm(world: World, arm: str, *, seed: int, rate: float, plan: Plan, icons: Sequence[Icon]) -> Curve:
-    """Train a student and measure it on the way; a run that is there already is read.
+@dataclass(frozen=True)
+class Job:
+    """One run of one arm.
 
     Args:
-        world: Data and teachers.
         arm: Key of `ARMS`.
         seed: Of weights, order and choices.
         rate: Learning rate.
-        plan: How long, and how often it is measured.
-        icons: What is retrieved.
+        plan: How long.
+        validate: Whether the validation concepts are retrieved instead of the test ones.
     """
-    path = world.folder / "curves" / f"{arm} {seed} {rate:g}.npz"
+
+    arm: str
+    seed: int
+    rate: float
+    plan: Plan
+    validate: bool = False
+
+
+def run_arm(world: World, job: Job) -> Curve:
+    """Train a student and measure it on the way; a run that is there already is read."""
+    path = world.folder / "curves" / f"{job.arm} {job.seed} {job.rate:g}.npz"
     if path.exists():
         return Curve.load(path)
-    chosen, spent = ARMS[arm], 0.0
-    config = plain_config(STUDENT, plan.num_steps, seed=seed, learning_rate=rate, **chosen.changes)
+    chosen, spent, num_steps = ARMS[job.arm], 0.0, job.plan.num_steps
+    config = plain_config(STUDENT, num_steps, seed=job.seed, learning_rate=job.rate, **chosen.changes)
     dataset, trainer = world.dataset(chosen.data, config), new_trainer(config)
     dims = tuple(read_config(world.data(chosen.data)).get("teacher_dims", ()))
-    steps = evaluation_steps(plan.num_steps)
+    icons = world.splits.validation if job.validate else world.splits.test
+    steps = evaluation_steps(num_steps)
     ranks = []
-    for step in range(config.num_steps):
+    for step in range(num_steps):
         start = time.process_time()
         trainer.train_step(dataset[step], dims)
         spent += time.process_time() - start
         if step + 1 in steps:
             ranks.append(reciprocal_ranks(trainer.model, icons))
-    curve = Curve(np.array([step * BATCH for step in steps]), np.stack(ranks), spent / (config.num_steps * BATCH))
+    curve = Curve(np.array([step * BATCH for step in steps]), np.stack(ranks), spent / (num_steps * BATCH))
     curve.save(path)
     return curve
 
@@ -190,9 +206,8 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     known = recorded or {"strongest": PLAIN, "rates": dict.fromkeys(ARMS, LEARNING_RATES[0])}
     if budget == "laptop":
         plan = dataclasses.replace(plan, arms=(known["strongest"], REINFORCED))
-    world = World(out / "efficiency" / budget, num_augmentations=plan.num_augmentations)
-    with torch_threads(1):  # maps this small are no faster on two, and CPU time is what is counted
-        curves, rates = _run_arms(world, plan, seed, known["rates"])
+    world = World(out / "efficiency" / budget, num_augmentations=plan.num_augmentations, share=plan.share)
+    curves, rates = _run_arms(world, plan, seed, known["rates"])
     plots.draw_efficiency(
         out / "efficiency.svg", {arm: (runs[0].samples, [r.mrr for r in runs]) for arm, runs in curves.items()}
     )
@@ -234,25 +249,46 @@ def recorded_facts() -> dict[str, Any] | None:
 def _run_arms(
     world: World, plan: Plan, seed: int, rates: Mapping[str, float]
 ) -> tuple[dict[str, list[Curve]], dict[str, float]]:
-    """Tune and train every main arm, then the ablations with one seed; return curves and learning rates."""
-    rates, curves = dict(rates), {}
-    total = sum((plan.seeds + plan.tune * len(LEARNING_RATES)) if arm in MAIN else 1 for arm in plan.arms)
-    with progress(total=total, description="efficiency", unit="runs") as bar:
-
-        def run(arm: str, number: int, rate: float, icons: Sequence[Icon]) -> Curve:
-            curve = run_arm(world, arm, seed=number, rate=rate, plan=plan, icons=icons)
-            bar.update(1)
-            return curve
-
-        for arm in plan.arms:
-            if plan.tune and arm in MAIN:
-                found = {r: run(arm, TUNING_SEED, r, world.splits.validation).mrr[-1] for r in LEARNING_RATES}
-                rates[arm] = max(found, key=lambda rate: found[rate])
-            elif plan.tune:
-                rates[arm] = rates[REINFORCED]
-            seeds = range(seed, seed + (plan.seeds if arm in MAIN else 1))
-            curves[arm] = [run(arm, number, rates[arm], world.splits.test) for number in seeds]
+    """Tune every main arm, then train the arms, ablations with one seed; return curves and learning rates."""
+    rates, main = dict(rates), [arm for arm in plan.arms if arm in MAIN]
+    if plan.tune:
+        short = dataclasses.replace(plan, num_steps=plan.num_steps // 2)
+        trials = [Job(arm, TUNING_SEED, rate, short, validate=True) for arm in main for rate in LEARNING_RATES]
+        found = dict(zip(trials, _run_jobs(world, trials, "learning rates"), strict=True))
+        for arm in main:
+            rates[arm] = max(LEARNING_RATES, key=lambda rate: found[_trial(trials, arm, rate)].mrr[-1])
+        rates |= {arm: rates[REINFORCED] for arm in plan.arms if arm not in MAIN}
+    jobs = [
+        Job(arm, number, rates[arm], plan)
+        for arm in plan.arms
+        for number in range(seed, seed + (plan.seeds if arm in MAIN else 1))
+    ]
+    curves: dict[str, list[Curve]] = {arm: [] for arm in plan.arms}
+    for job, curve in zip(jobs, _run_jobs(world, jobs, "efficiency"), strict=True):
+        curves[job.arm].append(curve)
     return curves, rates
+
+
+def _trial(trials: Sequence[Job], arm: str, rate: float) -> Job:
+    return next(job for job in trials if (job.arm, job.rate) == (arm, rate))
+
+
+def _run_jobs(world: World, jobs: Sequence[Job], description: str) -> list[Curve]:
+    """Run jobs side by side, one thread each: maps this small are no faster on two, and CPU time is what is counted."""
+    for kind in dict.fromkeys(ARMS[job.arm].data for job in jobs):
+        world.data(kind)
+    processes = min(len(jobs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = [pool.submit(run_job, world.folder, job) for job in jobs]
+        for _ in progress(as_completed(runs), total=len(runs), description=description, unit="runs"):
+            pass
+        return [run.result() for run in runs]
+
+
+def run_job(folder: Path, job: Job) -> Curve:
+    """Do one job in a process of its own."""
+    with torch_threads(1):
+        return run_arm(World(folder, num_augmentations=job.plan.num_augmentations, share=job.plan.share), job)
 
 
 def _judge(control: str, curves: Mapping[str, Sequence[Curve]], teacher_seconds: float, facts: _Facts) -> ClaimResult:
@@ -289,7 +325,7 @@ def _judge_early(control: str, curves: Mapping[str, Sequence[Curve]], facts: _Fa
         ours=[float(curve.mrr[at]) for curve in curves[REINFORCED]],
         control=[float(curve.mrr[at]) for curve in curves[control]],
         control_name=control,
-        minimum_effect=chance(600) / 2,
+        minimum_effect=chance(NUM_TEST) / 2,
         note=f"{facts.note} Final MRR: {_finals(curves)}.",
         **_shared_fields(facts),
     )
@@ -304,7 +340,7 @@ def _shared_fields(facts: _Facts) -> dict[str, Any]:
         "paper": "mobileclip",
         "budget": facts.budget,
         "evidence": "real",
-        "data": "OpenMoji 17: 600 test concepts; students see a quarter of the pool",
+        "data": f"OpenMoji and Material Design icons: {NUM_TEST} test concepts; students see a quarter of the pool",
         "seconds": facts.seconds,
         "figures": ("efficiency.svg",),
         "specification": facts.specification,

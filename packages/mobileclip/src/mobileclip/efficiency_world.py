@@ -1,40 +1,45 @@
-"""What the learning-efficiency experiment trains on: OpenMoji's shards, teachers, captioner and reinforced sets."""
+"""What the learning-efficiency experiment trains on: icons in shards, teachers, captioner and reinforced sets."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tenfold_shared.files import atomic_write, write_json
 from torch import Tensor
 
 from mobileclip import kernel
-from mobileclip.augment import AugmentConfig
+from mobileclip.augment import AugmentConfig, generator_for, replay, sample
 from mobileclip.config import MCiConfig, MobileCLIPConfig, TextConfig, TrainConfig
 from mobileclip.data import decode_image
 from mobileclip.datacompdr import write_tar
 from mobileclip.factory import Tokenizer
+from mobileclip.icon_data import Icon, Splits, noisy_captions, read_icons, split_icons
 from mobileclip.kernel import WIDTH
 from mobileclip.loader import ShardedSamples, StepDataset
 from mobileclip.model import MobileCLIP
-from mobileclip.openmoji_data import Icon, Splits, noisy_captions, read_icons, split_icons
 from mobileclip.reinforce import ReinforceConfig, reinforce
 from mobileclip.train import Trainer
 
-NUM_VOCABULARY = 2048
+NUM_VOCABULARY = 4096
+NUM_SHARDS = 4  # so that several processes can reinforce them
 CONTEXT = 16
 BATCH = 64
 # Pages of the made web on which teachers see each icon, every time with another noisy caption.
 NUM_PAGES = 4
+# Augmented pictures of each icon that a teacher is fitted on beside the plain one, so that it knows crops.
+NUM_VIEWS = 1
 TEACHERS = ("shapes", "colours")
 # The smallest crop of any strong augmentation: of an icon's eight hundredths, DataCompDR's, little can be seen.
 SMALLEST_CROP = 0.4
+AUGMENT = AugmentConfig(scale=(SMALLEST_CROP, 1.0), image_size=64)
 _TEXT = TextConfig(num_layers=1, dim=64, num_heads=2, vocab_size=NUM_VOCABULARY, context_length=CONTEXT)
 STUDENT = MobileCLIPConfig(
     image=MCiConfig(depths=(1, 1, 1, 1), dims=(8, 16, 64, 192), image_size=64), text=_TEXT, embed_dim=64
@@ -86,11 +91,12 @@ class World:
     Args:
         folder: Where they are kept.
         num_augmentations: Stored per icon.
+        share: Part of the icons of each split.
     """
 
-    def __init__(self, folder: Path, *, num_augmentations: int) -> None:
+    def __init__(self, folder: Path, *, num_augmentations: int, share: float = 1.0) -> None:
         self.folder, self.num_augmentations = folder, num_augmentations
-        self.splits: Splits = split_icons(read_icons())
+        self.splits: Splits = split_icons(read_icons()).take(share)
 
     @property
     def teacher_seconds(self) -> float:
@@ -100,20 +106,21 @@ class World:
         return sum(json.loads(path.read_text()) for path in spent)
 
     def _note_seconds(self, name: str, start: float) -> None:
-        write_json(self.folder / f"{name}.seconds.json", time.process_time() - start)
+        write_json(self.folder / f"{name}.seconds.json", cpu_seconds() - start)
 
     def source(self, kind: str) -> Path:
         """Return shards of the quarter with "noisy" or "oracle" captions."""
         folder = self.folder / kind
-        if not (path := folder / "00000000.tar").exists():
-            with atomic_write(path) as file:
-                write_tar(file, self._samples(kind))
+        for number in range(NUM_SHARDS):
+            if not (path := folder / f"{number:08d}.tar").exists():
+                with atomic_write(path) as file:
+                    write_tar(file, self._samples(kind, number))
         return folder
 
-    def _samples(self, kind: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def _samples(self, kind: str, shard: int) -> Iterator[tuple[str, dict[str, bytes]]]:
         icons = self.splits.quarter
         captions = [icon.annotation for icon in icons] if kind == "oracle" else noisy_captions(icons)
-        for icon, text in zip(icons, captions, strict=True):
+        for icon, text in list(zip(icons, captions, strict=True))[shard::NUM_SHARDS]:
             yield icon.uid, {"png": icon.image, "txt": text.encode()}
 
     def teacher(self, features: str, *, limited: bool = False) -> Path:
@@ -134,8 +141,11 @@ class World:
     ) -> Path:
         folder = self.folder / name
         if not (folder / "words.json").exists():
-            start = time.process_time()
+            start = cpu_seconds()
             images = [decode_image(icon.image, icon.uid) for icon in icons]
+            views = 0 if width is None else NUM_VIEWS  # a captioner sees whole pictures
+            pairs = list(zip(icons, images, strict=True))
+            images += [_augmented(image, icon.uid, view) for view in range(views) for icon, image in pairs]
             kernel.fit(images, captions, folder, features=features, width=width)
             self._note_seconds(name, start)
         return folder
@@ -150,12 +160,12 @@ class World:
             tuple(f"mobileclip.kernel:teacher@{folder}" for folder in folders),
             f"mobileclip.kernel:caption@{self.captioner}",
             num_augmentations=self.num_augmentations,
-            augment=AugmentConfig(scale=(SMALLEST_CROP, 1.0), image_size=64),
+            augment=AUGMENT,
         )
         out = self.folder / kind.replace(" ", "-")
         if not (out / "finished").exists():
-            start = time.process_time()
-            reinforce(self.source("noisy"), out, config, quiet=True)
+            start = cpu_seconds()
+            reinforce(self.source("noisy"), out, config, workers=min(NUM_SHARDS, os.cpu_count() or 1), quiet=True)
             self._note_seconds(out.name, start)
             (out / "finished").touch()
         return out
@@ -163,6 +173,16 @@ class World:
     def dataset(self, kind: str, config: TrainConfig) -> StepDataset:
         """Return the batches of a set."""
         return StepDataset(ShardedSamples(self.data(kind)), config, pool_tokenizer())
+
+
+def _augmented(image: Image.Image, uid: str, view: int) -> Image.Image:
+    drawn = sample(image.width, image.height, AUGMENT, generator_for("view", view, uid))
+    return replay(image, drawn, image.width)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def new_trainer(config: TrainConfig) -> Trainer:

@@ -120,13 +120,14 @@ def judge(
     claims = _savings(results, rest)
     for claim, ours, control, name, minimum in PAIRS:
         if {ours, control} <= set(results):
+            pairs = list(zip(results[ours], results[control], strict=False))  # the seeds that both have
             claims.append(
                 ClaimResult.compare(
                     claim=claim,
                     primary_metric=f"{name}: recall@1 in pools of one size",
                     paper_value=None,
-                    ours=[scores(run)[name] for run in results[ours]],
-                    control=[scores(run)[name] for run in results[control]],
+                    ours=[scores(run)[name] for run, _ in pairs],
+                    control=[scores(run)[name] for _, run in pairs],
                     control_name=control,
                     minimum_effect=minimum,
                     **rest,
@@ -201,7 +202,7 @@ def _robust(results: Runs, rest: dict[str, Any]) -> list[ClaimResult]:
     if not arms or min(len(results[arms[0]][0]["steps"]), len(arms)) < 2:
         return []
     gaps = []
-    for seed in range(len(results[arms[0]])):
+    for seed in range(min(len(results[arm]) for arm in arms)):
         points = [
             point
             for arm in arms
