@@ -20,7 +20,7 @@ from muscle.flips import flips as flips
 
 __version__ = version("muscle-torch")
 
-# Other public names -> module; imported at first use, so that `import muscle` needs no torch and `--help` stays instant.
+# Other public names -> module, imported at first use: `import muscle` needs no torch, and `--help` stays instant.
 _MODULES = {
     "CompatibilityTrainer": "train",
     "Flips": "flips",

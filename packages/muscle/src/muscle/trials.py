@@ -1,7 +1,7 @@
 """Runs of the experiment: task adapters, arms that go on from them, and answers after every epoch.
 
-All seeds of an arm are one run with a leading axis (`decoder`). Teachers are kept as their last hidden states, from
-which their logits follow exactly.
+All seeds of an arm are one run with a leading axis (`decoder`). Teachers are kept as their last hidden states in 16
+bits, from which their logits follow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from muscle.loss import TEMPERATURE, token_losses
 from muscle.tasks import END, NUM_CHOICES, Rows, Task
 
 RANK, SCALE = 16, 2.0  # alpha = 2 r, as in the paper's Table 8
-BATCH, EVALUATION_ROWS = 64, 1000
+BATCH, EVALUATION_ROWS, VALIDATION_ROWS = 32, 1000, 50
 BETAS, EPSILON, CLIP, WARMUP = (0.9, 0.999), 1e-8, 1.0, 0.1
 
 
@@ -78,12 +78,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Teachers:
-    """Last hidden states of old and new task models on the training rows [S, examples, tokens, D]; their bases."""
+    """Both task models' last hidden states on the training rows.
 
-    old: Tensor
+    Attributes:
+        old: v1's base and states [s, examples, tokens, D] for the runs in order, where v1 has several bases one by one.
+        new: v2's states [S, examples, tokens, D]; its base is the student's.
+    """
+
+    old: tuple[tuple[Decoder, Tensor], ...]
     new: Tensor
-    old_model: Decoder
-    new_model: Decoder
 
 
 def train_arm(
@@ -154,12 +157,18 @@ def objective(model: Decoder, flat: Tensor, rows: Rows, picked: Tensor, arm: Arm
         loss = loss + (1 - arm.weight) * cross.sum((1, 2)) / count
     if arm.weight > 0:
         assert teachers is not None
-        stack = torch.arange(len(flat), device=flat.device)[:, None]
-        old = teachers.old_model.logits(teachers.old[stack, picked])
-        new = teachers.new_model.logits(teachers.new[stack, picked])
-        parts = token_losses(logits, old, new, labels, TEMPERATURE, arm.mask)
-        loss = loss + arm.weight * parts.sum((1, 2)) / count
+        new = model.logits(_pick(teachers.new, picked))
+        parts = picked.split([len(states) for _, states in teachers.old])
+        pairs = zip(teachers.old, parts, strict=True)
+        old = torch.cat([teacher.logits(_pick(states, part)) for (teacher, states), part in pairs])
+        found = token_losses(logits, old, new, labels, TEMPERATURE, arm.mask)
+        loss = loss + arm.weight * found.sum((1, 2)) / count
     return loss
+
+
+def _pick(states: Tensor, picked: Tensor) -> Tensor:
+    """States [S, B, T, D] of each run's own rows."""
+    return states[torch.arange(len(states), device=states.device)[:, None], picked].float()
 
 
 @torch.no_grad()
@@ -169,16 +178,19 @@ def hidden_states(model: Decoder, flat: Tensor, rows: Rows) -> Tensor:
         model.hidden(part[None].expand(len(flat), -1, -1)[..., :-1], flat, RANK, SCALE)
         for part in rows.ids.split(EVALUATION_ROWS)
     ]
-    return torch.cat(parts, dim=1)
+    return torch.cat([part.half() for part in parts], dim=1)
 
 
 @torch.no_grad()
 def validation_loss(model: Decoder, flat: Tensor, rows: Rows) -> list[float]:
     """Return each run's mean cross-entropy on validation rows."""
-    logits = model.logits(hidden_states(model, flat, rows))
-    labels = rows.labels[None].expand(len(flat), -1, -1)
-    losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view_as(labels)
-    return (losses.sum((1, 2)) / (labels >= 0).sum((1, 2))).tolist()
+    total = torch.zeros(len(flat), device=flat.device)
+    for ids, labels in zip(rows.ids.split(VALIDATION_ROWS), rows.labels.split(VALIDATION_ROWS), strict=True):
+        logits = model.logits(model.hidden(ids[None].expand(len(flat), -1, -1)[..., :-1], flat, RANK, SCALE))
+        targets = labels[None].expand(len(flat), -1, -1)
+        losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
+        total += losses.view_as(targets).sum((1, 2))
+    return (total / (rows.labels >= 0).sum()).tolist()
 
 
 def answer(model: Decoder, task: Task, flat: Tensor, *, validation: bool = False) -> list[list[Any]]:
