@@ -9,7 +9,7 @@ from typing import Any
 
 from tenfold_shared.commands import InputError, print_result
 from tenfold_shared.files import atomic_write, plain_json, write_json
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Compare(Output):
     """Answers of the system in use: lm-evaluation-harness samples (file or folder), JSON lines, CSV or parquet."""
     new: Positional[Path] = Path("new.jsonl")
     """Answers of the one that is to replace it."""
-    budget: tuple[str, ...] = ()
-    """The most a rate may be, such as nfr=2% or mean_regression=0.05."""
+    budget: UseAppendAction[tuple[str, ...]] = ()
+    """The most a rate may be, such as nfr=2% or mean_regression=0.05; once for each."""
     metric: str = ""
     """exact_match, rouge1, rouge2, rougeL, bleu, chrf, module:function, or a metric that the files hold."""
-    slices: tuple[str, ...] = ()
-    """Columns to count apart; in samples fields of `doc`."""
+    slices: UseAppendAction[tuple[str, ...]] = ()
+    """A column to count apart, in samples a field of `doc`; once for each."""
     id: str = ""
     """Column with the example's id."""
     prediction: str = ""

@@ -96,9 +96,10 @@ def compare(old: str | Path | Answers, new: str | Path | Answers, options: Optio
     columns = options.columns if computed else _with_metric(options.columns, options.metric)
     first, second = (one if isinstance(one, Answers) else read_answers(one, columns) for one in (old, new))
     order = align(first, second)
-    _refuse_one_class(first)
     scores = _scores(first, second, order, options.metric if computed else "")
     metric = options.metric or first.metric or "label"
+    if scores is None or first.choices is not None:
+        _refuse_one_class(first)
     if scores is None:
         return _compare_labels(first, second, order, metric, options)
     if set(np.unique(np.concatenate(scores)).tolist()) <= {0.0, 1.0}:
@@ -271,11 +272,18 @@ def _row(old: Answers, new: Answers, order: np.ndarray, place: int) -> dict[str,
     row: dict[str, Any] = {"id": _plain(old.ids[place])}
     if old.texts is not None:
         row["question"] = old.texts[place]
+    named = old.choices[place] if old.choices is not None else None
     if old.gold is not None:
-        row["gold"] = _plain(old.gold[place])
+        row["gold"] = _name(old.gold[place], named)
     if old.predictions is not None and new.predictions is not None:
-        row |= {"old": _plain(old.predictions[place]), "new": _plain(new.predictions[order[place]])}
+        row |= {"old": _name(old.predictions[place], named), "new": _name(new.predictions[order[place]], named)}
     return row | {name: _plain(values[place]) for name, values in old.slices.items()}
+
+
+def _name(value: Any, choices: Sequence[str] | None) -> Any:
+    """A place among choices as the choice itself, for reading."""
+    known = choices is not None and isinstance(value, int) and value < len(choices)
+    return choices[value] if choices is not None and known else _plain(value)
 
 
 def _plain(value: Any) -> Any:

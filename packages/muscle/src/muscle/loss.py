@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from tenfold_shared.commands import unknown_name
 from torch import Tensor
@@ -127,15 +126,3 @@ def compatibility_loss(
         raise ValueError(f"`temperature` (={temperature}) must be above 0; the paper takes 2.")
     losses = token_losses(student_logits, old_logits, new_logits, labels, temperature, mask)
     return losses.sum() / (labels != IGNORED).sum().clamp(min=1)
-
-
-def combined_loss(compatibility: Tensor, cross_entropy: Tensor, weight: float) -> Tensor:
-    """Return `weight L_comp + (1 - weight) L_CE`, taken where v2 is far better than v1 (section 5.2)."""
-    if not 0 <= weight <= 1:
-        raise ValueError(f"the weight of L_comp (={weight}) must be from 0 to 1.")
-    return weight * compatibility + (1 - weight) * cross_entropy
-
-
-def next_token_loss(logits: Float[Tensor, "*batch tokens vocab"], labels: Int[Tensor, "*batch tokens"]) -> Tensor:
-    """Return the mean cross-entropy of the tokens with a label, in nats."""
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ def load_model(name: str | Path, device: str = "cpu", dtype: torch.dtype | None 
         InputError: Neither a folder with a model nor a name that can be loaded.
     """
     transformers = require_extra("transformers", "train", DIST)
+    transformers.logging.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype or torch.float32)
     except (OSError, ValueError) as error:
@@ -102,7 +106,16 @@ def add_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(model, config)
+    with _without_peft_notice():
+        return peft.get_peft_model(model, config)
+
+
+@contextmanager
+def _without_peft_notice() -> Generator[None]:
+    """Keep quiet about an attribute that peft reads and transformers 5.23 renamed; nothing that a user could mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
@@ -121,7 +134,8 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
             raise InputError(f"the adapter at {folder} was trained on another base ({base[:8]}) than this model "
                              f"({fingerprint(model)[:8]}).")  # fmt: skip
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with _without_peft_notice():
+            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         first = " ".join(str(error).split())[:120]
         raise InputError(f"the adapter at {folder} does not fit this base: {first}") from error

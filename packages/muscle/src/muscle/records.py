@@ -63,6 +63,7 @@ class Answers:
         texts: What was asked, or None.
         slices: Values to count apart, by column.
         hashes: Hash of each example's content, or None.
+        choices: What answers that are places stand for, or None.
     """
 
     path: str
@@ -74,6 +75,7 @@ class Answers:
     texts: Sequence[str] | None = None
     slices: dict[str, Sequence[Any]] = field(default_factory=dict)
     hashes: Sequence[str] | None = None
+    choices: Sequence[Sequence[str]] | None = None
 
 
 def read_answers(path: str | Path, columns: Columns | None = None) -> Answers:
@@ -203,6 +205,8 @@ def _read_folder(path: Path, columns: Columns) -> Answers:
     joined.metric = " and ".join(sorted({part.metric for _, part in parts}))
     joined.texts = [value for _, part in parts for value in part.texts or ()]
     joined.hashes = [value for _, part in parts for value in part.hashes or ()]
+    if all(part.choices is not None for _, part in parts):
+        joined.choices = [value for _, part in parts for value in part.choices or ()]
     joined.slices = {name: [v for _, part in parts for v in part.slices[name]] for name in columns.slices}
     joined.slices["task"] = [task for task, part in parts for _ in part.ids]
     return joined
@@ -236,6 +240,7 @@ def _from_samples(path: Path, rows: list[dict[str, Any]], columns: Columns) -> A
         [_question(row) for row in rows],
         {name: [row["doc"].get(name) for row in rows] for name in columns.slices},
         [str(row.get("doc_hash", "")) for row in rows],
+        [_choices(row) for row in rows] if _is_choice(rows[0]) else None,
     )
 
 
@@ -263,6 +268,17 @@ def _prediction(row: Mapping[str, Any]) -> Any:
     return found[0] if len(found) == 1 else json.dumps(found)
 
 
+def _choices(row: Mapping[str, Any]) -> list[str]:
+    """The continuations that were ranked."""
+    pairs = row.get("arguments") or {}
+    found = [list(pair.values()) if isinstance(pair, dict) else pair for pair in _values(pairs)]
+    return [str(pair[1]).strip() for pair in found if len(pair) > 1]
+
+
+def _values(arguments: Any) -> list[Any]:
+    return list(arguments.values()) if isinstance(arguments, dict) else list(arguments)
+
+
 def _gold(row: Mapping[str, Any]) -> Any:
     target = row["target"]
     if _is_choice(row) and isinstance(target, str) and target.isdecimal():
@@ -271,8 +287,8 @@ def _gold(row: Mapping[str, Any]) -> Any:
 
 
 def _question(row: Mapping[str, Any]) -> str:
-    arguments = row.get("arguments") or {}
-    first = next(iter(arguments.values()), None) if isinstance(arguments, dict) else arguments[0]
-    if isinstance(first, dict):
-        return str(next(iter(first.values()), ""))
-    return str(first[0]) if isinstance(first, list) and first else str(first or "")
+    """What the first request asked."""
+    found = _values(row.get("arguments") or {})
+    first = found[0] if found else ""
+    parts = list(first.values()) if isinstance(first, dict) else first
+    return str(parts[0]) if isinstance(parts, list) and parts else str(parts)

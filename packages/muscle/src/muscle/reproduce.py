@@ -3,7 +3,7 @@
     muscle reproduce --budget full        (one GPU, five minutes; needs the training text, see `muscle.corpus`)
 
 Fixed before the run.
-Text: leads of English Wikipedia articles and 117,000 glosses of WordNet 3.0; what is tested or validated on is left out.
+Text: leads of English Wikipedia articles and 117,000 glosses of WordNet 3.0, without what is tested or validated on.
 Bases: Llama-shaped, 4 layers x 192, BPE of 4,096 tokens, 2.3 M parameters, 2,500 steps of 9,216 tokens, rounded to 8
 bits so that the kept files are the models that were used. v2 is trained on one half of the text. v1 is trained on the
 other half for as long (regime "alike"), or for a tenth as long (regime "better": v2 is far better).
@@ -11,8 +11,8 @@ Tasks: topic (an article's lead, its topic among four, log-likelihood), kind (a 
 as generated text, exact match), short (a lead, Wikidata's short description as generated text, ROUGE-1). 3,000
 training, 500 validation and 2,000 (short: 1,000) test examples, all with published answers.
 Adapters: LoRA on all linear layers, rank 16, alpha 32, trained on context and answer tokens for 4 epochs of batches of
-32; new for v1 and v2. The arms go on from v2's adapter for as many epochs: cross-entropy continued (the control that the
-paper lacks), MUSCLE, MUSCLE + CE (lambda 0.5), both with a second v2 seed in v1's place (wrong teacher), KL to old
+32; new for v1 and v2. The arms go on from v2's adapter for as long: cross-entropy continued (the control that the paper
+lacks), MUSCLE, MUSCLE + CE (lambda 0.5), both with a second v2 seed in v1's place (wrong teacher), KL to old
 everywhere, the mask "old correct", and the two likelihood masks with CE. Noise floor: negative flips from v2 to another
 seed of v2. Every run's epoch is that of the lowest validation cross-entropy, as in the paper.
 Tuning: each arm and task has one trial each of three learning rates, 1e-3, 3e-3 and 1e-2, in half of the epochs with a
@@ -188,7 +188,7 @@ def retrain(kept: Path, out: Path, seed: int) -> Found:
 
 
 def keep_results(out: Path, kept: Path) -> None:
-    """Put what the package keeps of a full run in `out` into a folder: answers, rates, two bases, one seed's adapters."""
+    """Put what the package keeps of a full run into a folder: answers, rates, two bases, one seed's adapters."""
     setting, runs = Setting(out, FULL), RunFolder(out / "runs")
     kept.mkdir(exist_ok=True)
     with atomic_write(kept / "predictions.npz") as file:
