@@ -153,7 +153,7 @@ def _stepping(folder: Path, rounds: int, steps: int) -> list[dict[str, Any]]:
     top = build_cache(folder / "top", examples, old, new, spec)
     train = _Steps(student, examples, steps)
     in_loop = train.teachers(old, new)
-    if abs(float(train.loss(0, full)) - float(train.loss(0, in_loop))) > 1e-3:
+    if abs(float(train.loss(0, full).detach()) - float(train.loss(0, in_loop).detach())) > 1e-3:
         raise RuntimeError("the loss on cached teachers is not that of teachers in the loop.")
     calls = {
         "ours": lambda: train.run(full),
