@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract_muscle import MUSCLE
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "jax", "transformers", "timm", "open_clip", "sklearn", "matplotlib")
 
@@ -226,53 +228,6 @@ assert len(ticclip.plan_stream(config, index.sizes(), index.steps)) == len(index
 assert ticclip.transfer_scores([[1.0]])["in_domain"] == 1.0
 """
 
-
-def _muscle_round_trip(folder: Path) -> None:
-    import json
-
-    import torch
-    from muscle import flips
-    from muscle.config import LoraSettings
-    from muscle.models import add_adapter, load_adapter, save_adapter
-    from muscle.records import read_answers
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
-    )
-    base = LlamaForCausalLM(config)
-    state = {name: value.clone() for name, value in base.state_dict().items()}
-    model = add_adapter(base, LoraSettings(rank=2, alpha=4.0), seed=0)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_()
-    save_adapter(model, folder / "adapter")
-    again = LlamaForCausalLM(config)
-    again.load_state_dict(state)
-    loaded = load_adapter(again, folder / "adapter").state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
-    rows = [{"id": str(i), "prediction": i % 3, "gold": i % 2} for i in range(6)]
-    (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    answers = read_answers(folder / "answers.jsonl")
-    assert answers.ids == [row["id"] for row in rows]
-    assert flips(answers.predictions, answers.predictions, answers.gold).churn == 0
-
-
-_MUSCLE_ALONE = """
-import json, subprocess, sys
-from pathlib import Path
-import muscle
-
-for name, last in (("old", "b"), ("new", "c")):
-    rows = [{"id": i, "prediction": p, "gold": "ab"[i]} for i, p in enumerate(("a", last))]
-    Path(f"{name}.jsonl").write_text("\\n".join(map(json.dumps, rows)))
-assert muscle.flips([0, 1], [0, 2], [0, 1]).nfr == 0.5
-command = [str(Path(sys.executable).with_name("muscle")), "compare", "old.jsonl", "new.jsonl", "--budget", "nfr=2%"]
-result = subprocess.run(command, capture_output=True, text=True)
-assert result.returncode == 1 and "over the budget" in result.stdout
-"""
-
 ROWS = (
     Row(
         folder="fastvlm",
@@ -343,13 +298,7 @@ ROWS = (
         round_trip=_mobileclip_round_trip,
         alone=_MOBILECLIP_ALONE,
     ),
-    Row(
-        folder="muscle",
-        dist="muscle-torch",
-        verbs=("compare", "adapt", "train", "run", "evaluate", "presets", "benchmark", "reproduce"),
-        round_trip=_muscle_round_trip,
-        alone=_MUSCLE_ALONE,
-    ),
+    Row(**MUSCLE),
     Row(
         folder="ticclip",
         dist="ticclip",

@@ -270,12 +270,53 @@ def test_claims_out_of_reach_are_not_attempted():
     assert all(claim.verdict == "not attempted" and claim.note for claim in verdicts.not_attempted())
 
 
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A run at the smallest size, and its claims."""
+    out = tmp_path_factory.mktemp("smoke")
+    return out, reproduce.reproduce(out, budget="smoke", seed=0)
+
+
 @pytest.mark.slow
-def test_finished_runs_are_not_made_again(tmp_path):
-    first = reproduce.reproduce(tmp_path, budget="smoke", seed=0)
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    second = reproduce.reproduce(tmp_path, budget="smoke", seed=0)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == times
+def test_finished_runs_are_not_made_again(smoke):
+    out, first = smoke
+    times = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    second = reproduce.reproduce(out, budget="smoke", seed=0)
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == times
     assert [c.ours for c in first if c.ours] == [c.ours for c in second if c.ours]
-    assert json.loads((tmp_path / "power.json").read_text())[0]["task"] == "topic"
-    assert {"curves.svg", "flips.svg"} <= {path.name for path in tmp_path.iterdir()}
+    assert json.loads((out / "power.json").read_text())[0]["task"] == "topic"
+    assert {"curves.svg", "flips.svg"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.mark.slow
+def test_what_is_kept_gives_the_same_figures_and_trains_again(smoke, tmp_path, monkeypatch):
+    out, claims = smoke
+    monkeypatch.setattr(reproduce, "FULL", reproduce._SMOKE)
+    monkeypatch.setattr(reproduce, "SEEDS", (0,))
+    monkeypatch.setattr(reproduce, "read_recorded", lambda package: None)
+    reproduce.keep_results(out, tmp_path / "kept")
+    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert names == {"predictions.npz", "rates.json", "base-a.npz", "base-b.npz", "kind-task-a.npz", "kind-task-b.npz"}
+    with np.load(tmp_path / "kept/predictions.npz") as arrays:
+        found = collect.collect(collect.unpack_runs(arrays), reproduce._golds(reproduce._SMOKE), 1)
+    again = {c.claim: c for c in verdicts.judge(found, budget="smoke", seconds=0.0, data="")}
+    assert all(again[c.claim].ours == c.ours and again[c.claim].control == c.control for c in claims if c.ours)
+    (tmp_path / "again").mkdir()
+    rows = reproduce.laptop(tmp_path / "kept", tmp_path / "again", 0)
+    assert [row.claim.endswith("(kind)") for row in rows] == [True, True]
+    for arm in ("MUSCLE-b-a", "CE_continued-b"):
+        old, new = (collect.RunFolder(folder / "runs")[f"kind-{arm}"] for folder in (out, tmp_path / "again"))
+        assert np.allclose(old["losses"], new["losses"], atol=1e-3)
+
+
+def test_a_laptop_run_needs_what_was_kept(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no kept run in"):
+        reproduce.laptop(tmp_path, tmp_path, 0)
+
+
+def test_recorded_figures_are_held_against_the_kept_answers():
+    figures = found(MUSCLE=(0.7, 0.03))
+    rows = [claim.to_dict() for claim in judge(figures).values()]
+    reproduce.check_recorded(figures, {"claims": rows})
+    with pytest.raises(RuntimeError, match="do not give ours of 'MUSCLE has fewer"):
+        reproduce.check_recorded(found(MUSCLE=(0.7, 0.031)), {"claims": rows})

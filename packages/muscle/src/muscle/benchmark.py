@@ -202,12 +202,15 @@ class _Steps:
         import torch
 
         from muscle.loss import compatibility_loss
+        from muscle.teachers import TeacherCache, cached_losses
 
         rows = [(step * STEP_ROWS + i) % len(self.ids) for i in range(STEP_ROWS)]
         ids = self.ids[rows]
         logits, labels = self.model(input_ids=ids).logits[:, :-1], ids[:, 1:]
         if cache is None:
             return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        if isinstance(cache, TeacherCache):
+            return cached_losses(cache, rows, logits, labels, "muscle").mean()
         old, new = (cache.batch(who, rows, labels.shape[1]) for who in ("old", "new"))
         return compatibility_loss(logits, old, new, labels)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-
-from tenfold_shared.files import plain_json
 
 MaskName = Literal["muscle", "old_correct", "all_old", "all_new", "ll_token", "ll_sequence"]
 
@@ -96,7 +94,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return plain_json({**self.__dict__, "lora": dict(self.lora.__dict__)})
+        return asdict(self)
 
 
 PRESETS: dict[str, TrainConfig] = {

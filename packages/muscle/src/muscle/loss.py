@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from tenfold_shared.commands import unknown_name
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from muscle.config import MaskName
 
@@ -74,16 +75,46 @@ def token_losses(
     """Return each token's part of L_comp, 0 where the label is -100; see `compatibility_loss`."""
     old = follow_old(mask, student_logits, old_logits, new_logits, labels)
     teacher = torch.where(old[..., None], old_logits, new_logits)  # one divergence instead of two
-    return divergence(teacher, student_logits, temperature).masked_fill(labels == IGNORED, 0.0)
+    soft = (teacher.detach() / temperature).log_softmax(-1)
+    return divergence(soft, student_logits, temperature).masked_fill(labels == IGNORED, 0.0)
 
 
 def divergence(
-    teacher_logits: Float[Tensor, "*batch vocab"], student_logits: Float[Tensor, "*batch vocab"], temperature: float
+    teacher: Float[Tensor, "*batch vocab"], student_logits: Float[Tensor, "*batch vocab"], temperature: float
 ) -> Float[Tensor, "*batch"]:
-    """Return KL(teacher || student) of the softened distributions, in nats; the teacher is not differentiated."""
-    teacher = (teacher_logits.detach() / temperature).log_softmax(-1)
-    student = (student_logits / temperature).log_softmax(-1)
-    return (teacher.exp() * (teacher - student)).sum(-1)
+    """Return KL(teacher || student) of the softened distributions, in nats; the teacher is not differentiated.
+
+    Args:
+        teacher: Log-probabilities at this temperature.
+        student_logits: Before division by the temperature.
+        temperature: T.
+    """
+    return _Divergence.apply(teacher.detach(), student_logits, temperature)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products over the last axis, without the products in memory."""
+    size = a.shape[-1]
+    return torch.bmm(a.reshape(-1, 1, size), b.reshape(-1, size, 1)).view(a.shape[:-1])
+
+
+class _Divergence(torch.autograd.Function):
+    """The gradient with respect to the student's logits is (student - teacher) / T: one pass instead of six."""
+
+    @staticmethod
+    def forward(ctx: Any, teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:
+        student = (logits / temperature).log_softmax(-1)
+        probabilities = teacher.exp()
+        ctx.temperature = temperature
+        found = _dot(probabilities, teacher) - _dot(probabilities, student)
+        ctx.save_for_backward(student.exp_().sub_(probabilities))
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        (difference,) = ctx.saved_tensors
+        return None, difference * (gradient[..., None] / ctx.temperature), None
 
 
 def compatibility_loss(

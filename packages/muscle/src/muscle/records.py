@@ -86,6 +86,9 @@ def read_answers(path: str | Path, columns: Columns | None = None) -> Answers:
             parquet file with one example per row.
         columns: Which columns to read.
 
+    Returns:
+        The answers as columns, in the order of the file.
+
     Raises:
         InputError: A missing, empty or broken file, or one without the columns.
     """

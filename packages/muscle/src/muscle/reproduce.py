@@ -83,7 +83,8 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     """
     start = time.perf_counter()
     if budget == "laptop":
-        return [*laptop(out, seed), *not_attempted()]
+        with resources.as_file(resources.files("muscle").joinpath("results")) as kept:
+            return [*laptop(kept, out, seed), *not_attempted()]
     scale = _SMOKE if budget == "smoke" else FULL
     scale = replace(scale, seeds=tuple(value + seed for value in scale.seeds))
     setting = Setting(out, scale)
@@ -139,20 +140,26 @@ def draw(out: Path, found: Found) -> None:
     draw_flips(out / "flips.svg", found)
 
 
-def laptop(out: Path, seed: int) -> list[ClaimResult]:
+def laptop(kept: Path, out: Path, seed: int) -> list[ClaimResult]:
     """Compute the recorded figures again from the kept answers, and train one task's arms anew with one seed.
 
+    Args:
+        kept: Folder of `keep_results`.
+        out: Folder for runs and figures.
+        seed: Of the order of the examples.
+
     Raises:
+        FileNotFoundError: Nothing is kept.
         RuntimeError: The kept answers do not give the recorded figures.
     """
-    start, folder = time.perf_counter(), resources.files("muscle").joinpath("results")
-    recorded = read_recorded("muscle")
-    with resources.as_file(folder.joinpath("predictions.npz")) as path, np.load(path, allow_pickle=False) as arrays:
+    start, recorded = time.perf_counter(), read_recorded("muscle")
+    if not (kept / "predictions.npz").is_file():
+        raise FileNotFoundError(f"no kept run in {kept}; make one with `muscle reproduce --budget full`.")
+    with np.load(kept / "predictions.npz", allow_pickle=False) as arrays:
         runs = unpack_runs(arrays)
     if recorded is not None:
         check_recorded(collect(runs, _golds(FULL), len(SEEDS)), recorded)
-    with resources.as_file(folder) as path:
-        found = retrain(path, out, seed)
+    found = retrain(kept, out, seed)
     draw(out, found)
     return judge(found, budget="laptop", seconds=time.perf_counter() - start, data=DATA)
 
@@ -172,8 +179,7 @@ def check_recorded(found: Found, recorded: dict[str, Any]) -> None:
 def retrain(kept: Path, out: Path, seed: int) -> Found:
     """Train MUSCLE and cross-entropy continued on one task with one seed, side by side, from the kept models."""
     kept_rates = json.loads((kept / "rates.json").read_text(encoding="utf-8"))
-    scale = replace(FULL, seeds=(seed,), rates=(kept_rates[LAPTOP_TASK]["MUSCLE"],))
-    setting = Setting(out, scale, workers=2)
+    setting = Setting(out, replace(FULL, seeds=(seed,)), workers=2)
     for name in ("a", "b"):
         shutil.copyfile(kept / f"base-{name}.npz", out / f"base-{name}.npz")
     (out / "runs").mkdir(exist_ok=True)
@@ -181,10 +187,15 @@ def retrain(kept: Path, out: Path, seed: int) -> Found:
         run = run_name(LAPTOP_TASK, "task", name)
         shutil.copyfile(kept / f"{run}.npz", out / "runs" / f"{run}.npz")
     try:
-        experiment.run_all(setting, [experiment.arm_job(setting, LAPTOP_TASK, arm, ("alike",)) for arm in LAPTOP_ARMS])
+        rates = {arm: (kept_rates[LAPTOP_TASK][arm],) for arm in LAPTOP_ARMS}
+        scales = {arm: replace(setting.scale, rates=rates[arm]) for arm in LAPTOP_ARMS}
+        jobs = [
+            experiment.arm_job(replace(setting, scale=scales[arm]), LAPTOP_TASK, arm, ("alike",)) for arm in LAPTOP_ARMS
+        ]
+        experiment.run_all(setting, jobs)
     finally:
         experiment.close_workers()
-    return collect(RunFolder(out / "runs"), {task: build_task(task).gold for task in TASK_NAMES}, 1)
+    return collect(RunFolder(out / "runs"), _golds(FULL), 1)
 
 
 def keep_results(out: Path, kept: Path) -> None:
@@ -197,7 +208,7 @@ def keep_results(out: Path, kept: Path) -> None:
         task: {
             arm: experiment.best_rate(setting, task, arm)
             for arm in ("task", *experiment.ARMS)
-            if experiment.tuning_job(setting, task, arm).names[0] in runs
+            if len(FULL.rates) == 1 or experiment.tuning_job(setting, task, arm).names[0] in runs
         }
         for task in TASK_NAMES
     }

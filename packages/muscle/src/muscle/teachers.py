@@ -25,6 +25,8 @@ from tenfold_shared.files import write_json
 from tenfold_shared.progress import progress
 from torch import Tensor
 
+from muscle.config import MaskName
+from muscle.loss import IGNORED, Mask, divergence, follow_old, token_losses
 from muscle.models import adapter_fingerprint, fingerprint
 
 MANIFEST = "cache.json"
@@ -106,20 +108,46 @@ class TeacherCache:
         """Size on disk over tokens, both teachers together."""
         return sum(array.nbytes for array in self.arrays.values()) / max(1, self.spec.offsets[-1])
 
+    def log_probabilities(self, who: str, example: int, places: np.ndarray) -> Tensor:
+        """Return one teacher's softened log-probabilities at some targets of an example [places, vocab]."""
+        part = self.spec.offsets[example] + places
+        logs = torch.from_numpy(self.arrays[who, "logs"][part]).float()
+        if not self.spec.top:
+            return logs
+        tail = torch.from_numpy(self.arrays[who, "tail"][part])
+        rest = (tail - math.log(self.spec.vocab_size - self.spec.top))[:, None]
+        kept = torch.from_numpy(self.arrays[who, "places"][part].astype(np.int64))
+        return rest.expand(-1, self.spec.vocab_size).scatter(1, kept, logs)
+
     def logits(self, who: str, example: int, num_tokens: int) -> Tensor:
         """Return one teacher's logits for the first targets of an example [num_tokens, vocab], at temperature 1.
 
         They are T times the kept log-probabilities, so that dividing by T gives the softened distribution again.
         """
-        start = self.spec.offsets[example]
-        part = slice(start, min(start + num_tokens, self.spec.offsets[example + 1]))
-        logs = torch.from_numpy(np.array(self.arrays[who, "logs"][part], dtype=np.float32))
-        if not self.spec.top:
-            return logs * self.spec.temperature
-        tail = torch.from_numpy(np.array(self.arrays[who, "tail"][part]))
-        rest = (tail - math.log(self.spec.vocab_size - self.spec.top))[:, None]
-        places = torch.from_numpy(np.array(self.arrays[who, "places"][part], dtype=np.int64))
-        return rest.expand(-1, self.spec.vocab_size).scatter(1, places, logs) * self.spec.temperature
+        places = np.arange(min(num_tokens, self.num_targets(example)))
+        return self.log_probabilities(who, example, places) * self.spec.temperature
+
+    def num_targets(self, example: int) -> int:
+        """Return how many tokens of an example have a prediction."""
+        return self.spec.offsets[example + 1] - self.spec.offsets[example]
+
+    def chosen(self, examples: Sequence[int], old: Tensor) -> Tensor:
+        """Return for each token the softened log-probabilities of one teacher: the old one where `old` is true.
+
+        Args:
+            examples: Of the batch.
+            old: Boolean [examples, length].
+        """
+        found = torch.empty(*old.shape, self.spec.vocab_size)
+        for row, follow, example in zip(found, old.cpu().numpy(), examples, strict=True):
+            count = min(len(row), self.num_targets(int(example)))
+            row[count:] = 0.0
+            for who, places in (("old", np.flatnonzero(follow[:count])), ("new", np.flatnonzero(~follow[:count]))):
+                if len(places) == count:
+                    row[:count] = self.log_probabilities(who, int(example), places)
+                elif len(places):
+                    row[torch.from_numpy(places)] = self.log_probabilities(who, int(example), places)
+        return found
 
     def batch(self, who: str, examples: Sequence[int], length: int) -> Tensor:
         """Return one teacher's logits for a padded batch [examples, length, vocab]; padding is 0."""
@@ -128,6 +156,22 @@ class TeacherCache:
             logits = self.logits(who, int(example), length)
             row[: len(logits)] = logits
         return found
+
+
+def cached_losses(
+    cache: TeacherCache, examples: Sequence[int], student_logits: Tensor, labels: Tensor, mask: MaskName | Mask
+) -> Tensor:
+    """Return each token's part of L_comp [examples, tokens] with teachers from the cache, see `loss.token_losses`.
+
+    Where the mask depends on the student alone, one teacher is read of each token.
+    """
+    temperature = cache.spec.temperature
+    if mask in ("muscle", "all_old", "all_new"):
+        old = follow_old(mask, student_logits, student_logits, student_logits, labels)
+        teacher = cache.chosen(examples, old).to(student_logits.device)
+        return divergence(teacher, student_logits, temperature).masked_fill(labels == IGNORED, 0.0)
+    both = (cache.batch(who, examples, labels.shape[1]).to(student_logits.device) for who in ("old", "new"))
+    return token_losses(student_logits, *both, labels, temperature, mask)
 
 
 def build_cache(

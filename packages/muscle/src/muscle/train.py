@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from muscle.config import CompatibilityConfig, TrainConfig
-from muscle.loss import IGNORED, Mask, token_losses
+from muscle.loss import IGNORED, Mask
 from muscle.models import save_adapter
 from muscle.records import read_lines
-from muscle.teachers import TeacherCache, build_cache, describe
+from muscle.teachers import TeacherCache, build_cache, cached_losses, describe
 
 Example = dict[str, Any]
 
@@ -152,9 +152,7 @@ class CompatibilityTrainer(TaskTrainer):
             return super().losses(logits, targets, index, training=training)
         if index is None:
             raise ValueError("batches need an `index` into the teachers' cache; see `encode_examples`.")
-        rows = index.tolist()
-        old, new = (self.cache.batch(who, rows, targets.shape[1]).to(logits.device) for who in ("old", "new"))
-        found = token_losses(logits, old, new, targets, self.compatibility.temperature, self.mask) * weight
+        found = cached_losses(self.cache, index.tolist(), logits, targets, self.mask) * weight
         if weight < 1:
             found = found + (1 - weight) * super().losses(logits, targets, index, training=training)
         return found
@@ -314,7 +312,7 @@ def _prepare(
 
 def _check_same_run(out: Path, config: TrainConfig, num_examples: int) -> None:
     """Refuse to go on in a folder with other settings."""
-    wanted = config.to_dict() | {"num_examples": num_examples}
+    wanted = json.loads(json.dumps(config.to_dict() | {"num_examples": num_examples}))
     path = out / "config.json"
     if path.is_file():
         if json.loads(path.read_text(encoding="utf-8")) != wanted:
