@@ -54,6 +54,9 @@ class RunFolder(Mapping[str, Answers]):
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
 
+    def __contains__(self, name: object) -> bool:
+        return (self.folder / f"{name}.npz").is_file()
+
     def __iter__(self) -> Iterator[str]:
         return (path.stem for path in sorted(self.folder.glob("*.npz")))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -103,7 +103,7 @@ class Job:
         arm: "task" for task adapters, "base" for none, else a name of `ARMS`.
         base: The base that is trained.
         rows: The runs.
-        tuning: Whether rates are compared on validation examples, in half of the epochs.
+        tuning: Whether rates are compared on validation examples, in a third of the epochs.
     """
 
     task: str
@@ -199,13 +199,13 @@ def _write(setting: Setting, job: Job, arrays: dict[str, np.ndarray]) -> None:
     for name in job.names:
         rows = [place for place, row in enumerate(job.rows) if row.name == name]
         with atomic_write(setting.out / "runs" / f"{name}.npz") as file:
-            np.savez_compressed(file, **{key: value[:, rows] for key, value in arrays.items()})
+            np.savez(file, **{key: value[:, rows] for key, value in arrays.items()})
 
 
 def _plan(setting: Setting, job: Job, task: Task) -> tuple[Plan, Teachers | None]:
     """A task adapter begins anew; an arm goes on from v2's adapters, with the teachers' states on the training rows."""
     scale, seeds = setting.scale, [row.seed + row.offset for row in job.rows]
-    rates, epochs = [row.rate for row in job.rows], max(1, scale.epochs // 2) if job.tuning else scale.epochs
+    rates, epochs = [row.rate for row in job.rows], max(1, scale.epochs // 3) if job.tuning else scale.epochs
     if job.arm == "task":
         return Plan(start_adapters(Layout(scale.shape, RANK), seeds, setting.device), seeds, rates, epochs), None
     arm = ARMS[job.arm]
@@ -233,7 +233,12 @@ def _old_states(setting: Setting, job: Job, task: Task) -> tuple[tuple[Decoder, 
 def _chosen(setting: Setting, name: str, seed: int) -> torch.Tensor:
     """The selected adapter of a finished run."""
     row = (*setting.scale.seeds, TUNING_SEED).index(seed)
-    return torch.from_numpy(folder(setting)[name]["chosen"][0, row].astype(np.float32)).to(setting.device)
+    return torch.from_numpy(_adapters(setting.out, name)[row].astype(np.float32)).to(setting.device)
+
+
+@lru_cache(maxsize=4)
+def _adapters(out: Path, name: str) -> np.ndarray:
+    return RunFolder(out / "runs")[name]["chosen"][0]
 
 
 def encode_answers(name: str, answers: Sequence[Sequence[Sequence[Any]]], gold: Sequence[Any]) -> np.ndarray:
@@ -333,7 +338,8 @@ def _map(function: Callable[[Any], None], jobs: Sequence[Any], setting: Setting)
         )
     futures = [_POOLS[setting.workers].submit(function, job) for job in jobs]
     try:
-        for future in as_completed(futures):
+        wait(futures)
+        for future in futures:
             future.result()
     except (BrokenProcessPool, KeyboardInterrupt):
         close_workers()

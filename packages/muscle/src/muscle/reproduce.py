@@ -4,19 +4,19 @@
 
 Fixed before the run.
 Text: leads of English Wikipedia articles and 117,000 glosses of WordNet 3.0, without what is tested or validated on.
-Bases: Llama-shaped, 4 layers x 192, BPE of 4,096 tokens, 2.3 M parameters, 2,500 steps of 9,216 tokens, rounded to 8
+Bases: Llama-shaped, 4 layers x 192, BPE of 4,096 tokens, 2.3 M parameters, 2,000 steps of 9,216 tokens, rounded to 8
 bits so that the kept files are the models that were used. v2 is trained on one half of the text. v1 is trained on the
 other half for as long (regime "alike"), or for a tenth as long (regime "better": v2 is far better).
 Tasks: topic (an article's lead, its topic among four, log-likelihood), kind (a noun with its gloss, WordNet's category
 as generated text, exact match), short (a lead, Wikidata's short description as generated text, ROUGE-1). 3,000
-training, 500 validation and 2,000 (short: 1,000) test examples, all with published answers.
-Adapters: LoRA on all linear layers, rank 16, alpha 32, trained on context and answer tokens for 4 epochs of batches of
+training, 500 validation and 1,500 (short: 750) test examples, all with published answers.
+Adapters: LoRA on all linear layers, rank 16, alpha 32, trained on context and answer tokens for 3 epochs of batches of
 32; new for v1 and v2. The arms go on from v2's adapter for as long: cross-entropy continued (the control that the paper
 lacks), MUSCLE, MUSCLE + CE (lambda 0.5), both with a second v2 seed in v1's place (wrong teacher), KL to old
 everywhere, the mask "old correct", and the two likelihood masks with CE. Noise floor: negative flips from v2 to another
 seed of v2. Every run's epoch is that of the lowest validation cross-entropy, as in the paper.
-Tuning: each arm and task has one trial each of three learning rates, 1e-3, 3e-3 and 1e-2, in half of the epochs with a
-seed of its own, by the mean score on validation examples; arms that need v1 are tuned in the regime "alike".
+Tuning: each arm and task has one trial each of three learning rates, 1e-3, 3e-3 and 1e-2, in one epoch with a seed of
+its own, by the mean score on validation examples; arms that need v1 are tuned in the regime "alike".
 Seeds: five, of adapters and order; all arms of a seed share v1, v2 and their data.
 Power check, after the task adapters: on each task v2's adapter beats its base by ten points, and plain v2's NFR is
 twice the noise floor. Claims say which tasks fail it.
@@ -57,13 +57,13 @@ from muscle.verdicts import Found, judge, not_attempted, power
 Budget = Literal["smoke", "laptop", "full"]
 LOG = logging.getLogger(__name__)
 SEEDS = (0, 1, 2, 3, 4)
-FULL = Scale(Shape(), steps=2500, epochs=4, seeds=SEEDS)
+FULL = Scale(Shape(), steps=2000, epochs=3, seeds=SEEDS)
 _SMOKE = Scale(Shape(dim=48, num_layers=1, num_heads=2, hidden=96), 2, 1, (0,), 16, 8, rates=(1e-3,))
 LAPTOP_TASK, LAPTOP_ARMS = "kind", ("CE continued", "MUSCLE")
 WORKERS = 5
 DATA = (
     "leads of Wikipedia and glosses of WordNet; bases of 4 layers x 192 (2.3 M parameters), 3 tasks of 3,000 training "
-    "and 1,000 to 2,000 test examples"
+    "and 750 to 1,500 test examples"
 )
 
 
@@ -103,11 +103,12 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 
 
 def _full_setting(setting: Setting) -> Setting:
-    """A GPU where there is one, several processes, and an end by the clock where `MUSCLE_SECONDS` is set."""
+    """A GPU where there is one, several processes (`MUSCLE_WORKERS`), and an end by the clock (`MUSCLE_SECONDS`)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     seconds = float(os.environ.get("MUSCLE_SECONDS", "inf"))
     text = cache_dir("muscle", "corpus")
-    deadline, workers = time.time() + seconds, WORKERS if device == "cuda" else 1
+    deadline = time.time() + seconds
+    workers = int(os.environ.get("MUSCLE_WORKERS", WORKERS if device == "cuda" else 1))
     return replace(setting, device=device, workers=workers, deadline=deadline, text=text)
 
 

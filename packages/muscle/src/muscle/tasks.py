@@ -36,9 +36,9 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "topic": Format("lead", 44, "\nTopic:", 6, 2000),
-    "kind": Format("gloss", 24, "\nKind:", 4, 2000),
-    "short": Format("lead", 44, "\nShort:", 14, 1000),
+    "topic": Format("lead", 44, "\nTopic:", 6, 1500),
+    "kind": Format("gloss", 24, "\nKind:", 4, 1500),
+    "short": Format("lead", 44, "\nShort:", 14, 750),
 }
 
 
