@@ -15,6 +15,8 @@ import importlib
 from importlib.metadata import version
 from typing import Any
 
+from tenfold_shared.commands import require_extra
+
 # At once: importing the module of that name later would take the function's place.
 from muscle.flips import flips as flips
 
@@ -37,6 +39,8 @@ __all__ = sorted([*_MODULES, "flips"])
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        if _MODULES[name] in ("loss", "train"):
+            require_extra("torch", "train", "muscle-torch")
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
