@@ -228,11 +228,15 @@ def generate(model: Decoder, flat: Tensor, rows: Rows, num_tokens: int) -> list[
         part = slice(start, start + EVALUATION_ROWS)
         ids = rows.ids[part][None].expand(len(flat), -1, -1).clone()
         ends = rows.prompts[part][None].expand(len(flat), -1)
+        longest, ended = int(ends.max()), torch.zeros_like(ends, dtype=torch.bool)
         for step in range(num_tokens):
-            states = model.hidden(ids[..., :-1], flat, RANK, SCALE)
+            states = model.hidden(ids[..., : longest + step], flat, RANK, SCALE)
             last = (ends + step - 1)[..., None, None].expand(-1, -1, 1, states.shape[-1])
             token = model.logits(states.gather(2, last)[:, :, 0]).argmax(-1)
             ids.scatter_(2, (ends + step)[..., None], token[..., None])
+            ended |= token == END
+            if bool(ended.all()):
+                break
         places = ends[..., None] + torch.arange(num_tokens, device=ids.device)
         found.append(ids.gather(2, places))
     runs = torch.cat(found, dim=1).tolist()
