@@ -193,8 +193,11 @@ def found(seeds=5, **changes):
     return {(regime, task): dict(arms) for regime in collect.REGIMES for task in tasks.TASK_NAMES}
 
 
+BASES = dict.fromkeys(tasks.TASK_NAMES, 0.5)
+
+
 def judge(figures, budget="full"):
-    return {claim.claim: claim for claim in verdicts.judge(figures, budget=budget, seconds=1.0, data="")}
+    return {claim.claim: claim for claim in verdicts.judge(figures, BASES, budget=budget, seconds=1.0, data="")}
 
 
 FIRST, EQUAL = (pair[0] for pair in verdicts.PAIRS[:2])
@@ -225,8 +228,8 @@ def test_beyond_the_curve_it_is_flat():
 
 def test_equal_arms_show_nothing_and_smoke_is_not_judged():
     same = found(**{verdicts.PLAIN: (0.7, 0.05)})
-    names = ("MUSCLE", "matched", verdicts.CONTINUED)
-    assert "shown" not in {claim.verdict for claim in judge(same).values()} and names
+    claims = [claim for text, claim in judge(same).items() if not text.startswith("Power")]
+    assert len(claims) > 20 and "shown" not in {claim.verdict for claim in claims}
     assert {claim.verdict for claim in judge(found(seeds=1), "smoke").values()} == {"not judged"}
 
 
@@ -266,6 +269,28 @@ def test_answers_keep_their_flips_when_packed():
     assert list(again) == ["kind-task-b"] and (again["kind-task-b"]["answers"] == codes).all()
 
 
+def test_the_power_check_is_a_claim():
+    power = [claim for text, claim in judge(found()).items() if text.startswith("Power check")]
+    assert [claim.verdict for claim in power] == ["shown", "shown"]
+    weak = judge(found(**{"noise floor": (0.66, 0.05)}))
+    assert [c.verdict for text, c in weak.items() if text.startswith("Power check")] == ["shown", "contradicted"]
+
+
+def test_an_arm_with_fewer_seeds_pairs_with_the_first_and_gaps_have_rows():
+    figures = found()
+    for (regime, task), arms in figures.items():
+        for name in ("MUSCLE", "KL to old"):
+            del arms[name]
+        if (regime, task) == ("alike", "kind"):
+            arms["MUSCLE"] = arm(0.7, 0.03, seeds=1)
+    claims = judge(figures)
+    assert FIRST not in claims and claims[f"{FIRST} (kind)"].verdict == "direction only"
+    assert len(claims[f"{FIRST} (kind)"].ours.per_seed) == 1
+    rows = {row.claim: row for row in verdicts.not_attempted(figures, "no time")}
+    assert rows[FIRST].note == "no time" and "The mask matters: MUSCLE against KL to old everywhere" in rows
+    assert not set(rows) & set(claims)
+
+
 def test_claims_out_of_reach_are_not_attempted():
     assert all(claim.verdict == "not attempted" and claim.note for claim in verdicts.not_attempted())
 
@@ -298,12 +323,13 @@ def test_what_is_kept_gives_the_same_figures_and_trains_again(smoke, tmp_path, m
     names = {path.name for path in (tmp_path / "kept").iterdir()}
     assert names == {"predictions.npz", "rates.json", "base-a.npz", "base-b.npz", "kind-task-a.npz", "kind-task-b.npz"}
     with np.load(tmp_path / "kept/predictions.npz") as arrays:
-        found = collect.collect(collect.unpack_runs(arrays), reproduce._golds(reproduce._SMOKE), 1)
-    again = {c.claim: c for c in verdicts.judge(found, budget="smoke", seconds=0.0, data="")}
+        runs, golds = collect.unpack_runs(arrays), reproduce._golds(reproduce._SMOKE)
+    found, bases = collect.collect(runs, golds, 1), collect.base_levels(runs, golds)
+    again = {c.claim: c for c in verdicts.judge(found, bases, budget="smoke", seconds=0.0, data="")}
     assert all(again[c.claim].ours == c.ours and again[c.claim].control == c.control for c in claims if c.ours)
     (tmp_path / "again").mkdir()
     rows = reproduce.laptop(tmp_path / "kept", tmp_path / "again", 0)
-    assert [row.claim.endswith("(kind)") for row in rows] == [True, True]
+    assert len(rows) == 3 and all(row.claim.endswith("(kind)") for row in rows)
     for arm in ("MUSCLE-b-a", "CE_continued-b"):
         old, new = (collect.RunFolder(folder / "runs")[f"kind-{arm}"] for folder in (out, tmp_path / "again"))
         assert np.allclose(old["losses"], new["losses"], atol=1e-3)
@@ -317,6 +343,14 @@ def test_a_laptop_run_needs_what_was_kept(tmp_path):
 def test_recorded_figures_are_held_against_the_kept_answers():
     figures = found(MUSCLE=(0.7, 0.03))
     rows = [claim.to_dict() for claim in judge(figures).values()]
-    reproduce.check_recorded(figures, {"claims": rows})
+    reproduce.check_recorded(figures, BASES, {"claims": rows})
     with pytest.raises(RuntimeError, match="do not give ours of 'MUSCLE has fewer"):
-        reproduce.check_recorded(found(MUSCLE=(0.7, 0.031)), {"claims": rows})
+        reproduce.check_recorded(found(MUSCLE=(0.7, 0.031)), BASES, {"claims": rows})
+
+
+def test_the_kept_bases_are_those_of_the_run():
+    folder = resources.files("muscle").joinpath("results")
+    digests = json.loads(folder.joinpath("bases.json").read_text())
+    for name in ("a", "b"):
+        content = folder.joinpath(f"base-{name}.npz").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digests[name] and len(content) < 4_000_000

@@ -95,7 +95,7 @@ def matched(arms: Arms, arm: str) -> np.ndarray:
 
 def fewer(arms: Arms, nfr: np.ndarray) -> np.ndarray:
     """Return by how many percent an NFR is below plain v2's, paired by seed; 0 where plain v2 has no flips."""
-    plain = arms[PLAIN].at_best()
+    plain = arms[PLAIN].at_best()[: len(nfr)]
     return 100 * np.where(plain > 0, 1 - nfr / np.where(plain > 0, plain, 1), 0.0)
 
 
@@ -114,6 +114,7 @@ def power(found: Found, bases: Mapping[str, float], regime: str = "alike") -> li
     return rows
 
 
+ALONE = ("Cross-entropy continued has fewer negative flips than plain v2", CONTINUED, PLAIN, "alike", None)
 # Claim, arm, control, regime, paper. "matched" is the CE curve at the arm's level; "" is plain v2 itself.
 PAIRS: tuple[tuple[str, str, str, str, PaperValue | None], ...] = (
     ("MUSCLE has fewer negative flips than plain v2", "MUSCLE", PLAIN, "alike", FEWER),
@@ -160,14 +161,15 @@ PAIRS: tuple[tuple[str, str, str, str, PaperValue | None], ...] = (
         None,
     ),
 )
-TASK_PAIRS = PAIRS[:2]  # also for each task alone
+TASK_PAIRS = (*PAIRS[:2], *PAIRS[3:5], ALONE)  # for each task alone
 
 
-def judge(found: Found, *, budget: Budget, seconds: float, data: str) -> list[ClaimResult]:
+def judge(found: Found, bases: Mapping[str, float], *, budget: Budget, seconds: float, data: str) -> list[ClaimResult]:
     """Turn the arms into claims; one whose arms were not run is left out.
 
     Args:
         found: Arms by regime and task.
+        bases: Level of v2's base without any adapter, by task; without any there is no power check.
         budget: Tier of the run.
         seconds: What it took.
         data: Said of every claim.
@@ -184,8 +186,7 @@ def judge(found: Found, *, budget: Budget, seconds: float, data: str) -> list[Cl
             if regime == pair[3] and _has(arms, pair):
                 named = (f"{pair[0]} ({task})", *pair[1:4], None)
                 claims.append(_claim(named, [arms], task, rest))
-    claims += _levels(found, rest)
-    return claims
+    return [*_powers(found, bases, rest), *claims, *_levels(found, rest)]
 
 
 def _has(arms: Arms, pair: tuple[Any, ...]) -> bool:
@@ -195,11 +196,14 @@ def _has(arms: Arms, pair: tuple[Any, ...]) -> bool:
 
 def _claim(pair: tuple[Any, ...], tasks: Sequence[Arms], where: str, rest: Mapping[str, Any]) -> ClaimResult:
     text, arm, control, _, paper = pair
-    ours = np.mean([fewer(arms, arms[arm].at_best()) for arms in tasks], axis=0)
-    if control == "matched":
-        theirs = np.mean([fewer(arms, matched(arms, arm)) for arms in tasks], axis=0)
-    else:
-        theirs = np.mean([fewer(arms, arms[control].at_best()) for arms in tasks], axis=0)
+    pairs = [
+        (arms[arm].at_best(), matched(arms, arm) if control == "matched" else arms[control].at_best()) for arms in tasks
+    ]
+    seeds = min(len(nfr) for both in pairs for nfr in both)  # an arm with fewer seeds has the first ones
+    ours, theirs = (
+        np.mean([fewer(arms, both[side][:seeds]) for arms, both in zip(tasks, pairs, strict=True)], axis=0)
+        for side in (0, 1)
+    )
     name = "cross-entropy continued, at equal level" if control == "matched" else control
     return ClaimResult.compare(
         claim=text,
@@ -211,6 +215,36 @@ def _claim(pair: tuple[Any, ...], tasks: Sequence[Arms], where: str, rest: Mappi
         minimum_effect=EFFECT,
         **rest,
     )
+
+
+def _powers(found: Found, bases: Mapping[str, float], rest: Mapping[str, Any]) -> list[ClaimResult]:
+    """The power check as claims, where all tasks have their noise floor."""
+    tasks = {task: arms for (regime, task), arms in found.items() if regime == "alike" and "noise floor" in arms}
+    if len(tasks) != 3 or set(tasks) != set(bases):
+        return []
+    level, nfr, floor = (
+        100 * np.mean([arms[name].at_best(rate) for arms in tasks.values()], axis=0)
+        for name, rate in ((PLAIN, "level"), (PLAIN, "nfr"), ("noise floor", "nfr"))
+    )
+    base = np.full(len(level), 100 * np.mean([bases[task] for task in tasks]))
+    rows = (
+        ("Power check: the adapters answer ten points better than their base", "level, %", level, base, "base", 10.0),
+        ("Power check: an update breaks twice as much as another seed of the same base", "NFR, %", nfr,
+         POWER_FACTOR * floor, "twice the noise floor", 0.0),
+    )  # fmt: skip
+    return [
+        ClaimResult.compare(
+            claim=text,
+            primary_metric=f"{metric}, mean over three tasks",
+            paper_value=None,
+            ours=ours.tolist(),
+            control=control.tolist(),
+            control_name=name,
+            minimum_effect=effect,
+            **rest,
+        )
+        for text, metric, ours, control, name, effect in rows
+    ]
 
 
 def _levels(found: Found, rest: Mapping[str, Any]) -> list[ClaimResult]:
@@ -258,8 +292,19 @@ def _nfr_over_errors(arm: Arm) -> np.ndarray:
     return 100 * arm.at_best() / np.maximum(1 - arm.at_best("level"), 1e-9)
 
 
-def not_attempted() -> list[ClaimResult]:
-    """Rows for what cannot be tried here."""
+def not_attempted(found: Found | None = None, reason: str = "") -> list[ClaimResult]:
+    """Rows for what cannot be tried here, and for the arms that a run does not have.
+
+    Args:
+        found: Arms of a run; every pair that it lacks gets a row.
+        reason: Why it lacks them.
+    """
+    metric = "negative flips fewer than plain v2 has, %, mean over three tasks"
+    missing = [
+        ClaimResult.not_attempted(paper=PAPER, claim=pair[0], primary_metric=metric, paper_value=pair[4], reason=reason)
+        for pair in (PAIRS if found is not None else ())
+        if sum(regime == pair[3] and _has(arms, pair) for (regime, _), arms in (found or {}).items()) != 3
+    ]
     rows = (
         (
             "7B models: fewer negative flips on HellaSwag, PIQA, GSM8K and SAMSum",
@@ -274,7 +319,7 @@ def not_attempted() -> list[ClaimResult]:
             "two released versions with one vocabulary were not at hand; `muscle run` takes any two folders.",
         ),
     )
-    return [
-        ClaimResult.not_attempted(paper=PAPER, claim=claim, primary_metric=metric, paper_value=value, reason=reason)
-        for claim, metric, value, reason in rows
+    return missing + [
+        ClaimResult.not_attempted(paper=PAPER, claim=claim, primary_metric=metric, paper_value=value, reason=why)
+        for claim, metric, value, why in rows
     ]
