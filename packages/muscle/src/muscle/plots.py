@@ -36,15 +36,19 @@ def draw_curves(path: Path, found: Found) -> None:
     tasks = [(task, arms) for (regime, task), arms in found.items() if regime == "alike"]
     words = "For each task, level against negative flip rate, from plain v2 over every epoch of each arm."
     with _figure(path, "Flips at equal level", words) as figure:
-        panels = np.atleast_1d(figure.subplots(1, len(tasks)))
+        panels, named = np.atleast_1d(figure.subplots(1, len(tasks))), set()
         for axes, (task, arms) in zip(panels, tasks, strict=True):
-            for name in [name for name in CURVES if name in arms]:
-                level, nfr = _path(arms, name)
-                axes.plot(100 * level, 100 * nfr, marker=".", label=name if axes is panels[0] else None)
+            for place, name in enumerate(CURVES):
+                if name in arms:
+                    level, nfr = _path(arms, name)
+                    label = None if name in named else name
+                    named.add(name)
+                    axes.plot(100 * level, 100 * nfr, marker=".", color=f"C{place}", label=label)
             axes.set_title(task, fontsize="small")
             axes.set_xlabel("level, %")
         panels[0].set_ylabel("NFR, %")
-        figure.legend(loc="outside upper center", ncols=4, fontsize="x-small")
+        if named:
+            figure.legend(loc="outside upper center", ncols=4, fontsize="x-small")
 
 
 def _path(arms: Arms, name: str) -> tuple[np.ndarray, np.ndarray]:
