@@ -60,7 +60,7 @@ SEEDS = (0, 1, 2, 3, 4)
 FULL = Scale(Shape(), steps=2000, epochs=3, seeds=SEEDS)
 _SMOKE = Scale(Shape(dim=48, num_layers=1, num_heads=2, hidden=96), 2, 1, (0,), 16, 8, rates=(1e-3,))
 LAPTOP_TASK, LAPTOP_ARM, CONTROL = "kind", "MUSCLE", "CE continued"
-LACKING = "the power check failed and the machine's time was up before these arms; see the CHANGELOG."
+LACKING = "the run ended before it had all of these arms; see the CHANGELOG."
 WORKERS = 5
 DATA = (
     "leads of Wikipedia and glosses of WordNet; bases of 4 layers x 192 (2.3 M parameters), 3 tasks of 3,000 training "
