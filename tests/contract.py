@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract_muscle import MUSCLE
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "jax", "transformers", "timm", "open_clip", "sklearn", "matplotlib")
 
@@ -296,6 +298,7 @@ ROWS = (
         round_trip=_mobileclip_round_trip,
         alone=_MOBILECLIP_ALONE,
     ),
+    Row(**MUSCLE),
     Row(
         folder="ticclip",
         dist="ticclip",

@@ -23,7 +23,15 @@ from tenfold_tools import affected, wheels
 
 # What may be published, by name: our import names `mobileclip`, `muscle` and `nots` belong to strangers
 # there. tenfold-tools is for this repository only and never published.
-PUBLISHABLE = ("dataset-decomposition", "dclm", "fastvlm", "mobileclip-torch", "tenfold-shared", "ticclip")
+PUBLISHABLE = (
+    "dataset-decomposition",
+    "dclm",
+    "fastvlm",
+    "mobileclip-torch",
+    "muscle-torch",
+    "tenfold-shared",
+    "ticclip",
+)
 
 Action = Literal["plan", "build", "smoke", "check", "notes", "bump"]
 
