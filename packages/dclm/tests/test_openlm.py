@@ -37,7 +37,9 @@ def test_scales_are_the_papers(name):
 
 
 def test_hyper_parameters_of_the_authors():
-    rows = {name: (c.learning_rate, c.weight_decay, c.warmup_steps, c.z_loss, c.batch_size) for name, c in SCALES.items()}
+    rows = {
+        name: (c.learning_rate, c.weight_decay, c.warmup_steps, c.z_loss, c.batch_size) for name, c in SCALES.items()
+    }
     assert rows["400m-1x"] == (3e-3, 0.033, 2000, 1e-4, 512)
     assert rows["1b-1x"] == (3e-3, 0.033, 5000, 1e-4, 256)
     assert rows["7b-2x"] == (2e-3, 0.05, 5000, 5e-6, 2048)
@@ -197,7 +199,7 @@ def test_a_checkpoint_of_another_shape_is_refused(model, tiny_model, tmp_path, c
 def test_foreign_files_are_not_run(tmp_path, tiny_model):
     import pickle
 
-    (tmp_path / "x.pt").write_bytes(pickle.dumps({"state_dict": print}))
+    (tmp_path / "x.pt").write_bytes(pickle.dumps({"state_dict": print}, protocol=2))
     (tmp_path / "y.safetensors").write_bytes(b"nonsense")
     for name in ("x.pt", "y.safetensors"):
         with pytest.raises(InputError, match=name):

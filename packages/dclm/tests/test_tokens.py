@@ -87,13 +87,6 @@ def test_shards_of_other_writers_are_read(tmp_path, key):
     assert [row[:2] for row in rows_of(tmp_path / "s")] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 
 
-def test_webdataset_reads_ours(token_folder):
-    webdataset = pytest.importorskip("webdataset")
-    path = str(token_folder / "00000000.tar")
-    rows = [sample["json.gz"] for sample in webdataset.WebDataset(path, shardshuffle=False)]
-    assert json.loads(gzip.decompress(rows[3])) == list(rows_of(token_folder)[3])
-
-
 def test_shuffling_keeps_every_context_and_moves_it(tmp_path, pool_texts):
     paths = [texts_of(tmp_path, f"{n}", [text[:400] for text in pool_texts[n::3][:30]]) for n in range(3)]
     made = {}
@@ -121,7 +114,8 @@ def test_the_bytes_do_not_depend_on_workers_or_kills(tmp_path, pool_texts, diges
     code = (
         "import os, sys, dclm.tokens as t\nfrom dclm import RunOptions\n"
         "write, left = t.write_shard, [2]\n"
-        "def dying(*arguments):\n    left[0] -= 1\n    os._exit(9) if not left[0] else None\n    return write(*arguments)\n"
+        "def dying(*arguments):\n    left[0] -= 1\n    os._exit(9) if not left[0] else None\n"
+        "    return write(*arguments)\n"
         "t.write_shard = dying\n"
         "t.tokenize(sys.argv[2:], sys.argv[1], t.TokenOptions('bytes', context=16, max_bytes=3_000, shard_size=50),"
         " RunOptions(quiet=True))"
@@ -190,7 +184,18 @@ def run(monkeypatch, capsys, *arguments):
 
 def test_the_command_writes_shards_and_a_record(monkeypatch, capsys, tmp_path):
     path = texts_of(tmp_path, "a", ["some text"] * 50)
-    arguments = ("tokenize", path, "--out", tmp_path / "t", "--tokenizer", "bytes", "--context", 17, "--json", "--quiet")
+    arguments = (
+        "tokenize",
+        path,
+        "--out",
+        tmp_path / "t",
+        "--tokenizer",
+        "bytes",
+        "--context",
+        17,
+        "--json",
+        "--quiet",
+    )
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert status == 0, err
     assert json.loads(out)["num_sequences"] == 29

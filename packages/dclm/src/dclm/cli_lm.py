@@ -136,7 +136,7 @@ class TrainModel:
     dclm train tokens --scale 7b-1x --out run --distributed 10.0.0.1:1234,16,0
     """
 
-    data: Positional[tuple[Path, ...]]
+    data: Positional[tuple[Path, ...]] = ()
     """Folders of token shards."""
     scale: str = "laptop"
     """Model and schedule, see `dclm scales`."""

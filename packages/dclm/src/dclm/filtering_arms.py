@@ -13,7 +13,7 @@ from one pool:
 7. `perplexity`: the tenth that a bigram model of source A finds least surprising (in bits per byte).
 8. `mix`: three quarters of `classifier`, one quarter source A.
 
-Every arm is cut to the unique tokens of the smallest one, or to `MAX_TOKENS`; the contexts that stay are drawn at
+Every arm is cut to the unique tokens of the smallest one, or to `Sizes.max_tokens`; the contexts that stay are drawn at
 random. Sources B and C are seen by no filter, classifier or tokenizer; each is split by documents into validation
 (where rates are tuned), test, and the text of `oracle`, which is no arm but the positive control: the model trained on
 it must do best.
@@ -48,16 +48,33 @@ from dclm.tokenizer import END_OF_TEXT, Tokenizer
 __all__ = ["prepare_arms"]
 
 SEED = 0
-VOCAB = 8192
-CONTEXT = 257
-SHARE = 0.1
-MAX_TOKENS = 1_700_000
-EVALUATION_TOKENS = 240_000  # of each source, and a third of it for validation
 TOKENIZER_DOCUMENTS = 8_000
 TOKENIZER_CHARACTERS = 5_000  # of each
-TASK_ITEMS = 300
 TASK_CHARACTERS = 600  # longer items might not fit into a context
 QUIET = RunOptions(quiet=True, resume=True, file_format="jsonl.zst")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything is prepared.
+
+    Args:
+        vocab: Words of the tokenizer.
+        context: Ids of a row: the model's context and one more.
+        share: Of the deduplicated pool's tokens that a model keeps.
+        max_tokens: Most tokens of an arm.
+        evaluation_tokens: Of each source's test text; a third of it for validation.
+        task_items: Most items of a task.
+        epochs: Of the classifier: fastText's default, more where documents are few.
+    """
+
+    vocab: int = 8192
+    context: int = 257
+    share: float = 0.1
+    max_tokens: int = 1_700_000
+    evaluation_tokens: int = 240_000
+    task_items: int = 300
+    epochs: int = 5
 
 
 @dataclass(frozen=True)
@@ -72,31 +89,30 @@ class Texts:
     c: list[str]
 
 
-def prepare_arms(texts: Texts, tasks: Path, *, max_tokens: int = MAX_TOKENS, vocab: int = VOCAB) -> Prepared:
+def prepare_arms(texts: Texts, tasks: Path, sizes: Sizes = Sizes()) -> Prepared:
     """Score the pool, choose every arm's documents and turn them into contexts.
 
     Args:
         texts: From `stage_texts`.
         tasks: Folder of task files.
-        max_tokens: Most tokens of an arm.
-        vocab: Words of the tokenizer, which is trained on the raw pool.
+        sizes: Of tokenizer, arms and evaluation texts.
     """
-    tokenizer = train_tokenizer(texts.raw, vocab)
-    task_arrays = _task_arrays(tokenizer, tasks)
+    tokenizer = train_tokenizer(texts.raw, sizes.vocab)
+    task_arrays = _task_arrays(tokenizer, tasks, sizes)
     ids = {name: _encode(tokenizer, getattr(texts, name)) for name in ("raw", "refinedweb", "dedup", "a")}
-    chosen = _choose(texts, ids)
+    chosen = _choose(texts, ids, sizes)
     counts = {name: {"documents": len(found), "tokens": sum(map(len, found))} for name, found in chosen.items()}
-    budget = min(max_tokens, *(count["tokens"] for name, count in counts.items() if name != "mix"))
-    arms = {name: _contexts(found, budget, name) for name, found in chosen.items()}
+    budget = min(sizes.max_tokens, *(count["tokens"] for name, count in counts.items() if name != "mix"))
+    arms = {name: _contexts(found, budget, name, sizes) for name, found in chosen.items()}
     part = len(arms["classifier"]) // 4
-    own = _contexts(ids["a"], part * CONTEXT, "a")
+    own = _contexts(ids["a"], part * sizes.context, "a", sizes)
     arms["mix"] = np.concatenate([arms["classifier"][: len(arms["classifier"]) - len(own)], own])
     evaluation: dict[str, NDArray[np.uint16]] = {}
     for name in ("b", "c"):
-        evaluation |= _split(name, _encode(tokenizer, getattr(texts, name)))
+        evaluation |= _split(name, _encode(tokenizer, getattr(texts, name)), sizes)
     oracle = np.concatenate([evaluation.pop("b_oracle"), evaluation.pop("c_oracle")])
-    arms["oracle"] = oracle[: budget // CONTEXT]
-    facts = {"arms": counts, "budget_tokens": budget, "vocab": vocab, "context": CONTEXT}
+    arms["oracle"] = oracle[: budget // sizes.context]
+    facts = {"arms": counts, "budget_tokens": budget, "vocab": sizes.vocab, "context": sizes.context}
     return Prepared(arms, evaluation, _byte_counts(tokenizer), task_arrays, facts)
 
 
@@ -145,14 +161,16 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.uint1
     return found
 
 
-def _choose(texts: Texts, ids: dict[str, list[NDArray[np.uint16]]]) -> dict[str, list[NDArray[np.uint16]]]:
+def _choose(
+    texts: Texts, ids: dict[str, list[NDArray[np.uint16]]], sizes: Sizes
+) -> dict[str, list[NDArray[np.uint16]]]:
     """Return the token arrays of every arm's documents."""
     unique = ids["dedup"]
-    wanted = SHARE * sum(map(len, unique))
+    wanted = sizes.share * sum(map(len, unique))
     scores: dict[str, Callable[[], NDArray[np.float64]]] = {
-        "classifier": lambda: classifier_scores(texts.dedup, texts.a, shuffled=False),
-        "shuffled": lambda: classifier_scores(texts.dedup, texts.a, shuffled=True),
-        "perplexity": lambda: _surprise(unique, ids["a"], texts.dedup),
+        "classifier": lambda: classifier_scores(texts.dedup, texts.a, shuffled=False, epochs=sizes.epochs),
+        "shuffled": lambda: classifier_scores(texts.dedup, texts.a, shuffled=True, epochs=sizes.epochs),
+        "perplexity": lambda: _surprise(unique, ids["a"], texts.dedup, sizes.vocab),
         "random": lambda: np.random.default_rng(SEED).random(len(unique)),
     }
     chosen = {name: _best(unique, score_of(), wanted) for name, score_of in scores.items()}
@@ -166,7 +184,9 @@ def _best(found: list[NDArray[np.uint16]], scores: NDArray[np.float64], wanted: 
     return [found[place] for place in order[: int(np.searchsorted(total, wanted)) + 1]]
 
 
-def classifier_scores(documents: Sequence[str], wanted: Sequence[str], *, shuffled: bool) -> NDArray[np.float64]:
+def classifier_scores(
+    documents: Sequence[str], wanted: Sequence[str], *, shuffled: bool, epochs: int = 5
+) -> NDArray[np.float64]:
     """Train the paper's classifier and score documents; `shuffled` permutes the labels of its training documents."""
     generator = random.Random(SEED)
     lengths = [len(text) for text in wanted]
@@ -178,24 +198,24 @@ def classifier_scores(documents: Sequence[str], wanted: Sequence[str], *, shuffl
     with tempfile.TemporaryDirectory() as folder:
         model = str(Path(folder, "model.bin"))
         halves = (map(Document, both[: len(wanted)]), map(Document, both[len(wanted) :]))
-        train_classifier(*halves, out=model, seed=SEED)
+        train_classifier(*halves, out=model, seed=SEED, epochs=epochs)
         found = score((Document(_one_line(text)) for text in documents), Score(model))
         return np.array([document.fields["quality"] for document, _ in found])
 
 
 def _surprise(
-    found: list[NDArray[np.uint16]], own: list[NDArray[np.uint16]], texts: Sequence[str]
+    found: list[NDArray[np.uint16]], own: list[NDArray[np.uint16]], texts: Sequence[str], vocab: int
 ) -> NDArray[np.float64]:
     """Return minus the bits per byte of documents under an interpolated bigram model of source A."""
     stream = np.concatenate(own).astype(np.int64)
-    single = np.bincount(stream, minlength=VOCAB) + 1.0
+    single = np.bincount(stream, minlength=vocab) + 1.0
     single /= single.sum()
-    keys, counts = np.unique(stream[:-1] * VOCAB + stream[1:], return_counts=True)
-    heads = np.bincount(stream[:-1], minlength=VOCAB)
-    types = np.bincount(keys // VOCAB, minlength=VOCAB)  # Witten-Bell: how often a word is followed by something new
+    keys, counts = np.unique(stream[:-1] * vocab + stream[1:], return_counts=True)
+    heads = np.bincount(stream[:-1], minlength=vocab)
+    types = np.bincount(keys // vocab, minlength=vocab)  # Witten-Bell: how often a word is followed by something new
     values = []
     for ids, text in zip(found, texts, strict=True):
-        pairs = ids[:-1].astype(np.int64) * VOCAB + ids[1:]
+        pairs = ids[:-1].astype(np.int64) * vocab + ids[1:]
         at = np.minimum(np.searchsorted(keys, pairs), len(keys) - 1)
         seen = np.where(keys[at] == pairs, counts[at], 0)
         head = ids[:-1].astype(np.int64)
@@ -205,26 +225,26 @@ def _surprise(
     return np.array(values)
 
 
-def _contexts(found: Sequence[NDArray[np.uint16]], budget: int, name: str) -> NDArray[np.uint16]:
+def _contexts(found: Sequence[NDArray[np.uint16]], budget: int, name: str, sizes: Sizes) -> NDArray[np.uint16]:
     """Pack documents in a random order into contexts and draw as many as the budget allows."""
     generator = np.random.default_rng([SEED, len(name)])
     order = generator.permutation(len(found))
     stream = np.concatenate([found[place] for place in order])
-    rows = stream[: len(stream) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
-    return rows[generator.permutation(len(rows))[: budget // CONTEXT]]
+    rows = stream[: len(stream) // sizes.context * sizes.context].reshape(-1, sizes.context)
+    return rows[generator.permutation(len(rows))[: budget // sizes.context]]
 
 
-def _split(name: str, found: list[NDArray[np.uint16]]) -> dict[str, NDArray[np.uint16]]:
+def _split(name: str, found: list[NDArray[np.uint16]], sizes: Sizes) -> dict[str, NDArray[np.uint16]]:
     """Split a source by documents: a fifth for validation, three tenths for the test, the rest for `oracle`."""
     order = np.random.default_rng([SEED, 7]).permutation(len(found))
     first, second = len(found) // 5, len(found) // 2
     parts = {
-        "valid": (order[:first], EVALUATION_TOKENS // 3),
-        "test": (order[first:second], EVALUATION_TOKENS),
-        "oracle": (order[second:], MAX_TOKENS // 2),
+        "valid": (order[:first], sizes.evaluation_tokens // 3),
+        "test": (order[first:second], sizes.evaluation_tokens),
+        "oracle": (order[second:], sizes.max_tokens // 2),
     }
     return {
-        f"{name}_{part}": _contexts([found[place] for place in places], budget, part)
+        f"{name}_{part}": _contexts([found[place] for place in places], budget, part, sizes)
         for part, (places, budget) in parts.items()
     }
 
@@ -238,16 +258,16 @@ def _byte_counts(tokenizer: Tokenizer) -> NDArray[np.uint16]:
     return counts
 
 
-def _task_arrays(tokenizer: Tokenizer, folder: Path) -> dict[str, dict[str, NDArray[Any]]]:
+def _task_arrays(tokenizer: Tokenizer, folder: Path, sizes: Sizes) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the tasks without examples (ten do not fit into a context), the first items of a seeded order."""
     known = {task.name: task for task in TASKS}
     arrays = {}
     for name, path in find_tasks(folder).items():
         items = read_task(known[name], path)
         fitting = [place for place, item in enumerate(items) if len(json.dumps(item)) < TASK_CHARACTERS]
-        drawn = sorted(random.Random(SEED).sample(fitting, min(TASK_ITEMS, len(fitting))))
-        rows = task_rows(Prompts(known[name], items, num_shots=0), tokenizer, CONTEXT - 1, drawn)
-        ids = np.zeros((len(rows), CONTEXT), np.uint16)
+        drawn = sorted(random.Random(SEED).sample(fitting, min(sizes.task_items, len(fitting))))
+        rows = task_rows(Prompts(known[name], items, num_shots=0), tokenizer, sizes.context - 1, drawn)
+        ids = np.zeros((len(rows), sizes.context), np.uint16)
         for place, row in enumerate(rows):
             ids[place, : len(row.ids)] = row.ids
         columns = {"start": "start", "item": "item", "option": "option", "bytes": "num_bytes"}

@@ -53,12 +53,14 @@ class Experiment:
         arms: In the order in which a seed goes through them.
         seeds: Of the judged runs.
         rates: Tried for every arm.
+        power: Whether the power check runs first.
     """
 
     config: TrainConfig
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = SEEDS
     rates: tuple[float, ...] = RATES
+    power: bool = True
 
 
 EXPERIMENT = Experiment(
@@ -177,7 +179,8 @@ def work(data: Path, out: Path, experiment: Experiment, deadline: float) -> None
 
 
 def _tasks(experiment: Experiment, out: Path, deadline: float) -> Iterator[Task]:
-    yield from power_tasks()
+    if experiment.power:
+        yield from power_tasks()
     tuning = tuning_tasks(experiment)
     yield from tuning
     while any(not (out / "runs" / f"{task.name}.json").exists() for task in tuning):

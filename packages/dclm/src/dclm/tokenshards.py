@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +136,7 @@ class TokenShards:
             row = np.array(json.loads(gzip.decompress(content)), dtype=np.int64)
             if row.ndim != 1:
                 raise ValueError("no list of ids")
-        except (OSError, EOFError, ValueError, gzip.BadGzipFile) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(f"{path}: member {place} is damaged ({error}); copy the shard again.") from error
         return row.astype(np.int32)
 

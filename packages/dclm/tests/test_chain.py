@@ -1,0 +1,102 @@
+"""From WARC to a leaderboard page with one command, resumed, refused, and with Ray."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from dclm import cli, sample_pool
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["dclm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    output = capsys.readouterr()
+    return end.value.code or 0, output.out, output.err
+
+
+def chain(out, *more, pool=None):
+    inputs = sample_pool()[:1] if pool is None else pool
+    return ("run", "dclm_baseline", *inputs, "--scale", "tiny", "--tokenizer", "bytes", "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    items = [{"query": f"q{n}", "choices": ["yes", "no"], "gold": n % 2} for n in range(4)]
+    (folder / "copa.jsonl").write_text("\n".join(map(json.dumps, items)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return lambda out: (Path(out) / "train" / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tmp_path_factory.mktemp("chain") / "out"
+
+
+def test_from_pages_to_a_leaderboard(monkeypatch, capsys, whole, tasks):
+    status, out, err = run(monkeypatch, capsys, *chain(whole, "--tasks", tasks, "--json", "--quiet"))
+    assert status == 0, err
+    found = json.loads(out)
+    assert set(found["accuracies"]) == {"copa"} and found["core"] is None and found["tokens"] > 40_000
+    records = {path.stem: json.loads(path.read_text()) for path in (whole / "records").iterdir()}
+    assert records["dataset"]["sources"][0]["uuid"] == records["dataset_raw"]["uuid"]
+    assert records["model"]["dataset_uuid"] == records["dataset"]["uuid"]
+    assert records["evaluation"]["model_uuid"] == records["model"]["uuid"]
+    assert len({record["uuid"] for record in records.values()}) == 4
+    page = Path(found["page"]).read_text()
+    assert "dclm_baseline" in page and "<table>" in page
+
+
+def test_a_finished_chain_is_kept(monkeypatch, capsys, whole, tasks):
+    before = (whole / "records" / "evaluation.json").read_text()
+    assert run(monkeypatch, capsys, *chain(whole, "--tasks", tasks))[0] == 2
+    status, _, _ = run(monkeypatch, capsys, *chain(whole, "--tasks", tasks, "--resume", "--quiet"))
+    assert status == 0 and (whole / "records" / "evaluation.json").read_text() == before
+    status, _, err = run(monkeypatch, capsys, *chain(whole, "--resume"))
+    assert status == 2 and "another model, tokenizer or tasks" in err
+
+
+@pytest.mark.parametrize("stage", ["tokenize", "train", "evaluate"])
+def test_a_chain_that_stopped_goes_on(monkeypatch, capsys, tmp_path, whole, tasks, weights, stage):
+    import dclm.chain
+
+    names = {"tokenize": "_tokens", "train": "_train", "evaluate": "_evaluate"}
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dclm.chain, names[stage], stop)
+        assert run(patch, capsys, *chain(tmp_path / "o", "--tasks", tasks, "--quiet"))[0] == 130
+    status, _, err = run(monkeypatch, capsys, *chain(tmp_path / "o", "--tasks", tasks, "--resume", "--quiet"))
+    assert status == 0, err
+    assert weights(tmp_path / "o") == weights(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_data_steps_on_ray_give_the_same_model(monkeypatch, capsys, tmp_path, whole, tasks, weights):
+    arguments = chain(tmp_path / "o", "--tasks", tasks, "--quiet", "--engine", "ray")
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    assert status == 0, err
+    assert weights(tmp_path / "o") == weights(whole)
+
+
+def test_training_and_conversion_by_hand(monkeypatch, capsys, tmp_path, token_folder):
+    model = tmp_path / "run" / "model"
+    arguments = ("train", token_folder, "--scale", "tiny", "--out", tmp_path / "run", "--vocab-size", 512)
+    status, _, err = run(monkeypatch, capsys, *arguments, "--quiet")
+    assert status == 2 and "the model's context length asks for 129" in err
+    status, out, _ = run(monkeypatch, capsys, "train", "--dry-run", "--scale", "tiny", "--vocab-size", 512, "--json")
+    assert status == 0 and json.loads(out)["updates"] == 40
+    assert not model.exists()
+    status, _, err = run(monkeypatch, capsys, "evaluate", tmp_path)
+    assert status == 2 and "no config.json" in err
+    status, out, _ = run(monkeypatch, capsys, "scales", "--json")
+    assert status == 0 and json.loads(out)["7b-1x"]["model"]["dim"] == 4096
