@@ -62,16 +62,16 @@ def test_every_arm_has_the_tokens_of_the_smallest(prepared):
         assert counts[name] == pytest.approx(0.2 * counts["dedup"], rel=0.1)
 
 
-def test_models_find_prose_and_controls_do_not(texts):
-    """A random tenth and shuffled labels keep prose at its share of the pool, about a fifth."""
-    share = {}
-    for name, scores in {
-        "classifier": arms.classifier_scores(texts.dedup, texts.a, shuffled=False, epochs=20),
-        "shuffled": arms.classifier_scores(texts.dedup, texts.a, shuffled=True, epochs=20),
-    }.items():
-        best = np.argsort(-scores, kind="stable")[:50]
-        share[name] = np.mean(["morning" in texts.dedup[place] for place in best])
-    assert share["classifier"] == 1.0 and share["shuffled"] < 0.8
+def test_models_find_prose_and_shuffled_labels_know_nothing(texts):
+    scores = {
+        shuffled: arms.classifier_scores(texts.dedup, texts.a, shuffled=shuffled, epochs=20)
+        for shuffled in (False, True)
+    }
+    prose = np.array(["morning" in text for text in texts.dedup])
+    best = np.argsort(-scores[False], kind="stable")[:50]
+    assert prose[best].all() and prose.mean() == 0.2
+    gap = {shuffled: abs(found[prose].mean() - found[~prose].mean()) for shuffled, found in scores.items()}
+    assert gap[False] > 0.3 > 3 * gap[True]
 
 
 def test_perplexity_prefers_what_is_like_the_source():
@@ -81,12 +81,14 @@ def test_perplexity_prefers_what_is_like_the_source():
     assert like > turned > other
 
 
-def test_sources_are_split_by_documents(texts, prepared):
-    """Every test and validation row comes from other documents: each text of B holds its own number."""
-    assert {"b_valid", "b_test", "c_valid", "c_test"} == set(prepared.evaluation)
-    seen = {name: {row.tobytes() for row in rows} for name, rows in prepared.evaluation.items()}
-    assert not seen["b_valid"] & seen["b_test"]
-    assert not {row.tobytes() for row in prepared.arms["oracle"]} & seen["b_test"]
+def test_sources_are_split_by_documents():
+    """Every document is one number, so that a row says where it is from."""
+    parts = arms._split("b", [np.full(40, number, np.uint16) for number in range(50)], SIZES)
+    seen = {name: set(rows.ravel().tolist()) for name, rows in parts.items()}
+    assert set(seen) == {"b_valid", "b_test", "b_oracle"}
+    assert len(seen["b_valid"]) in (9, 10), "a fifth; the last part of a row may be lost"
+    assert not seen["b_valid"] & seen["b_test"] and not seen["b_test"] & seen["b_oracle"]
+    assert not seen["b_valid"] & seen["b_oracle"]
 
 
 def test_a_quarter_of_the_mix_is_the_source(texts, prepared):
@@ -134,7 +136,6 @@ def results(level):
         made(t.kind, t.arm, t.rate, t.seed, level(t.arm, 0) + abs(t.rate - 4e-3)) for t in tuning_tasks(EXPERIMENT)
     ]
     rates = chosen_rates(EXPERIMENT, found)
-    assert set(rates.values()) == {4e-3}
     return found + [made(t.kind, t.arm, t.rate, t.seed, level(t.arm, t.seed)) for t in seed_tasks(EXPERIMENT, rates)]
 
 
@@ -148,6 +149,7 @@ def noise(seed):
 def test_verdicts_follow_from_the_values(prepared):
     found = summarize(EXPERIMENT, prepared, results(lambda arm, seed: LEVELS[arm] + noise(seed + len(arm))))
     assert found["seeds"] == [0, 1, 2, 3, 4] and found["control"] == "random"
+    assert set(found["rates"].values()) == {4e-3}
     rows = {row.claim: row for row in filtering_claims(found, budget="full", data="x")}
     assert rows[KEY].verdict == "shown" and rows[KEY].control_name.startswith("a random tenth")
     assert rows["RefinedWeb's rules improve the raw pool"].verdict == "shown"
@@ -235,13 +237,17 @@ def test_the_pool_is_built_of_packages(tmp_path):
         build_pool_files(tmp_path / "one", tmp_path / "three")
 
 
-def test_all_records_of_the_authors_average_to_their_own(budget="full"):
+def test_all_records_of_the_authors_average_to_their_own():
+    """To the last bit; where a task is missing they write a sentence and we have None."""
     records = read_authors()
-    assert len(records) == 156 and len({record["uuid"] for record in records}) > 150
+    assert len(records) == 156
     for record in records:
         scores = {version: aggregate(record["icl"], version) for version in ("v1", "v2")}
-        assert scores["v1"]["core"] == record["core_v1"] and scores["v2"]["core"] == record["core_v2"], record["name"]
-        assert scores["v1"]["extended"] == record["extended_v1"]
+        found = (scores["v1"]["core"], scores["v2"]["core"], scores["v1"]["extended"])
+        theirs = (record["core_v1"], record["core_v2"], record["extended_v1"])
+        assert found == tuple(value if isinstance(value, float) else None for value in theirs), record["name"]
+    missing = [record for record in records if isinstance(record["extended_v1"], str)]
+    assert missing and all("missing tasks" in record["extended_v1"] for record in missing)
 
 
 def test_claims_from_the_records():

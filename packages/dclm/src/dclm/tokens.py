@@ -168,9 +168,12 @@ def _tokenize_file(work: tuple[str, str, TokenOptions], number: int) -> None:
     rest, tokens = np.zeros(0, kind), 0
     with atomic_write(folder / f"{number:05d}.bin") as file:
         for texts in _batches(_sampled(path, number, options, counts)):
-            ids = [value for found in tokenizer.encode_batch(texts) for value in (*found, tokenizer.end_id)]
-            tokens += len(ids)
-            rest = np.concatenate([rest, np.array(ids, dtype=kind)])
+            pieces = [rest]
+            for found in tokenizer.encode_batch(texts):
+                found.append(tokenizer.end_id)
+                pieces.append(np.array(found, dtype=kind))
+            tokens += sum(map(len, pieces)) - len(rest)
+            rest = np.concatenate(pieces)
             whole = len(rest) // options.context * options.context
             file.write(rest[:whole].tobytes())
             rest = rest[whole:]
