@@ -119,7 +119,7 @@ class Trainer:
     def _update(self, params: Any, moments: Any, rows: jax.Array, rate: jax.Array) -> Any:
         rows = jax.lax.with_sharding_constraint(rows, NamedSharding(self.mesh, ROWS))
         (total, cross), grads = self._gradients(params, rows)
-        norm = optax.global_norm(grads)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(grads)))
         updates, moments = self._optimizer.update(grads, moments, params)
         params = jax.tree.map(lambda value, update: (value - rate * update).astype(value.dtype), params, updates)
         params, moments = (jax.lax.with_sharding_constraint(tree, place(self.mesh, tree)) for tree in (params, moments))
