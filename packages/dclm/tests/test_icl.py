@@ -192,7 +192,9 @@ def test_records_name_each_other_and_reach_the_leaderboard(tmp_path):
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(record))
     [row] = leaderboard_rows([path])
-    assert (row["scale"], row["extended"]) == ("1b-1x", None) and row["core"] == record["Core_v2"]
+    assert (row["model"], row["scale"], row["track"], row["extended"]) == ("m", "1b-1x", "filtering", None) and row[
+        "core"
+    ] == record["Core_v2"]
     assert record["Extended"].startswith("N/A due to missing tasks") and record["model_uuid"] == model["uuid"]
     assert read_record(path)["uuid"] not in (model["uuid"], data["uuid"])
     (tmp_path / "x.json").write_text("{}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,20 @@ def test_logits_equal_a_torch_twin(model, tiny_model, ids):
     theirs = twin(convert.to_openlm(convert.tree_of(model), tiny_model), tiny_model, ids)
     assert np.abs(theirs).max() > 1
     np.testing.assert_allclose(np.asarray(model(ids)), theirs, atol=1e-4)
+
+
+def test_logits_equal_the_authors():
+    """OpenLM's own code, run beside ours (tests/reference/SOURCE.md)."""
+    with np.load(Path(__file__).parent / "reference" / "openlm.npz", allow_pickle=False) as stored:
+        weights = {name[2:]: stored[name] for name in stored.files if name.startswith("w/")}
+        ids, theirs = stored["ids"], stored["logits"]
+    config = ModelConfig(64, 2, 2, vocab_size=96, context_length=24)
+    ours = OpenLM(config, rngs=nnx.Rngs(0))
+    state = nnx.state(ours)
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, convert.from_openlm(weights, config)))
+    nnx.update(ours, state)
+    assert np.abs(theirs).max() > 1
+    np.testing.assert_allclose(np.asarray(ours(ids)), theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"scan": False}, {"remat": True}, {"scan": False, "remat": True}])

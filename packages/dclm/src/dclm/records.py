@@ -20,6 +20,7 @@ from dclm.scales import TrainConfig
 
 __all__ = ["dataset_record", "evaluation_record", "model_record", "read_reference", "write_record"]
 
+TRACK = "filtering"  # choose from a pool; the other one, "mixing", may bring data of its own
 DATE = "%Y_%m_%d-%H_%M_%S"
 
 
@@ -117,6 +118,7 @@ def evaluation_record(model: Mapping[str, Any], found: Mapping[str, Any]) -> dic
         "model": model["name"],
         "model_uuid": model["uuid"],
         "scale": model.get("scale", ""),
+        "track": model.get("track", TRACK),
         "eval_metrics": metrics | ({"perplexity": found["perplexity"]} if "perplexity" in found else {}),
         "missing tasks": current["missing"],
         "aggregated_task_categories_centered": current["categories"],
