@@ -35,15 +35,26 @@ def weights():
     return lambda out: (Path(out) / "train" / "model" / "model.safetensors").read_bytes()
 
 
+def in_a_process(*arguments):
+    command = [sys.executable, "-m", "dclm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return tmp_path_factory.mktemp("chain") / "out"
+def made(tmp_path_factory, tasks):
+    """A finished chain, by the command in a process of its own."""
+    out = tmp_path_factory.mktemp("chain") / "out"
+    return out, in_a_process(*chain(out, "--tasks", tasks, "--json", "--quiet"))
 
 
-def test_from_pages_to_a_leaderboard(monkeypatch, capsys, whole, tasks):
-    status, out, err = run(monkeypatch, capsys, *chain(whole, "--tasks", tasks, "--json", "--quiet"))
-    assert status == 0, err
-    found = json.loads(out)
+@pytest.fixture(scope="module")
+def whole(made):
+    return made[0]
+
+
+def test_from_pages_to_a_leaderboard(made, whole):
+    assert made[1].returncode == 0, made[1].stderr
+    found = json.loads(made[1].stdout)
     assert set(found["accuracies"]) == {"copa"} and found["core"] is None and found["tokens"] > 40_000
     records = {path.stem: json.loads(path.read_text()) for path in (whole / "records").iterdir()}
     assert records["dataset"]["sources"][0]["uuid"] == records["dataset_raw"]["uuid"]
@@ -82,11 +93,10 @@ def test_a_chain_that_stopped_goes_on(monkeypatch, capsys, tmp_path, whole, task
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(400)
 def test_data_steps_on_ray_give_the_same_model(tmp_path, whole, tasks, weights):
     """In a process of its own: Ray forks, and JAX must not have been started before."""
-    arguments = chain(tmp_path / "o", "--tasks", tasks, "--quiet", "--json", "--engine", "ray")
-    command = [sys.executable, "-m", "dclm", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = in_a_process(*chain(tmp_path / "o", "--tasks", tasks, "--quiet", "--json", "--engine", "ray"))
     assert done.returncode == 0, done.stderr
     assert "os.fork" not in done.stderr and json.loads(done.stdout)["tokens"] > 40_000
     assert weights(tmp_path / "o") == weights(whole)

@@ -176,6 +176,21 @@ def test_a_run_that_was_cut_off_has_whole_seeds(prepared):
     assert filtering_claims(summarize(EXPERIMENT, prepared, []), budget="full", data="x") == []
 
 
+def test_a_run_without_judged_seeds_shows_directions_only(prepared):
+    """Tuning's seed at each arm's own rate; the primary claim from all runs at the fixed rate, paired by seed."""
+    tuned = [result for result in results(lambda arm, seed: LEVELS[arm]) if result["kind"] == "tune"]
+    power = [
+        made("power", arm, 4e-3, 50 + n, LEVELS[arm] + n / 1000) for arm in ("classifier", "random") for n in (0, 1)
+    ]
+    found = summarize(EXPERIMENT, prepared, [*tuned, *power, made("power", "oracle", 4e-3, 50, 1.0)])
+    assert found["seeds"] == [100] and found["fixed_rate"]["seeds"] == [50, 51, 100]
+    rows = {row.claim: row for row in filtering_claims(found, budget="full", data="x")}
+    assert {row.verdict for row in rows.values()} <= {"direction only", "not shown"}
+    assert len(rows[KEY].ours.per_seed) == 3 and "cut off before its judged seeds" in rows[KEY].note
+    assert rows[KEY].difference.mean == pytest.approx(0.05)
+    assert all(len(row.ours.per_seed) == 1 for claim, row in rows.items() if claim != KEY)
+
+
 def test_the_primary_metric_by_hand():
     result = made("seed", "raw", 1e-3, 0, 2.0)
     assert primary(result) == pytest.approx((2.0 + 2.0 + 2.3) / 3)

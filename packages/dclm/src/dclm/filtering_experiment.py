@@ -10,6 +10,9 @@ claims compare its negative. Secondary: accuracy on the tasks, centered, which i
 arm tries the same four rates with a seed of its own (`TUNING_SEED`), judged by the bits per byte of the validation text
 of B and C. Seeds: `SEEDS`, of weights and order; arms are interleaved, so that a run that is cut off has whole seeds.
 
+`SMALL` is the same at a size that one core trains in minutes: width 64, two layers, 200,000 tokens drawn anew for every
+seed, batches of 4 contexts, a tenth of the evaluation, three arms and two rates.
+
 Primary claim: `classifier` against the strongest of the controls `random`, `shuffled` and `dedup` on validation.
 Minimum effect: 0.02 bits per byte. Power check, run first: `classifier` and `random` with two seeds at the rate
 `POWER_RATE`; it passes if the gap exceeds twice the spread over seeds, both models are better than a unigram model, and
@@ -54,6 +57,8 @@ class Experiment:
         seeds: Of the judged runs.
         rates: Tried for every arm.
         power: Whether the power check runs first.
+        max_tokens: Of a run, drawn from its arm by the seed; None for all.
+        evaluation_share: Of every evaluation text and task.
     """
 
     config: TrainConfig
@@ -61,6 +66,8 @@ class Experiment:
     seeds: tuple[int, ...] = SEEDS
     rates: tuple[float, ...] = RATES
     power: bool = True
+    max_tokens: int | None = None
+    evaluation_share: float = 1.0
 
 
 EXPERIMENT = Experiment(
@@ -72,6 +79,16 @@ EXPERIMENT = Experiment(
         precision="float32",
         scan_layers=False,
     )
+)
+
+
+SMALL = Experiment(
+    replace(EXPERIMENT.config, model=replace(EXPERIMENT.config.model, dim=64, num_layers=2, num_heads=2), batch_size=4),
+    arms=("classifier", "random", "shuffled"),
+    rates=(8e-3, 16e-3),
+    power=False,
+    max_tokens=200_000,
+    evaluation_share=0.1,
 )
 
 
@@ -110,6 +127,8 @@ def config_of(experiment: Experiment, prepared: Prepared, task: Task) -> TrainCo
     """Return the configuration of a run: one pass over the tokens that every arm has."""
     rows = min(len(prepared.arms[arm]) for arm in experiment.arms)
     batch = experiment.config.batch_size
+    if experiment.max_tokens is not None:
+        rows = min(rows, experiment.max_tokens // experiment.config.model.context_length)
     tokens = rows // batch * batch * experiment.config.model.context_length
     return replace(experiment.config, num_tokens=tokens, learning_rate=task.rate, seed=task.seed)
 
@@ -167,7 +186,7 @@ def work(data: Path, out: Path, experiment: Experiment, deadline: float) -> None
     """Take runs that nobody has taken, in order, until they or the time run out."""
     from dclm.filtering_runs import train_arm
 
-    prepared = load_prepared(data)
+    prepared = shrink(load_prepared(data), experiment.evaluation_share)
     for task in _tasks(experiment, out, deadline):
         if time.time() > deadline or not _take(out, task):
             continue
@@ -176,6 +195,19 @@ def work(data: Path, out: Path, experiment: Experiment, deadline: float) -> None
         print(f"{task.name}: {primary(result):.4f} bits per byte, {result['seconds']:.1f} s", flush=True)
         if task.kind == "power":
             print(f"power check: {power_check(read_results(out), prepared)}", flush=True)
+
+
+def shrink(prepared: Prepared, share: float) -> Prepared:
+    """Keep the first part of every evaluation text and task."""
+    if share == 1.0:
+        return prepared
+    evaluation = {name: rows[: max(1, int(share * len(rows)))] for name, rows in prepared.evaluation.items()}
+    tasks = {}
+    for name, columns in prepared.tasks.items():
+        items = np.unique(columns["item"])
+        kept = np.isin(columns["item"], items[: max(1, int(share * len(items)))])
+        tasks[name] = {column: values[kept] for column, values in columns.items()}
+    return replace(prepared, evaluation=evaluation, tasks=tasks)
 
 
 def _tasks(experiment: Experiment, out: Path, deadline: float) -> Iterator[Task]:
@@ -215,16 +247,20 @@ def summarize(experiment: Experiment, prepared: Prepared, results: list[dict[str
         results: Of `read_results`.
 
     Returns:
-        `values` (arm to metric to a list over `seeds`), `rates`, `control`, `power`, `facts`, `tuning`.
+        `values` (arm to metric to a list over `seeds`), `rates`, `control`, `power`, `facts`, `tuning`, `fixed_rate`. A
+        run that was cut off before its first seed has the tuning's seed, at every arm's own rate.
     """
     tuned = [result for result in results if result["kind"] == "tune"]
     judged = [result for result in results if result["kind"] == "seed"]
     by_seed = {seed: {r["arm"]: r for r in judged if r["seed"] == seed} for seed in experiment.seeds}
     seeds = [seed for seed, found in by_seed.items() if set(found) == set(experiment.arms)]
-    values = {arm: _columns([by_seed[seed][arm] for seed in seeds]) for arm in experiment.arms}
     tuning = {arm: {f"{r['rate']:g}": validation(r) for r in tuned if r["arm"] == arm} for arm in experiment.arms}
     whole = all(len(found) == len(experiment.rates) for found in tuning.values())
     rates = chosen_rates(experiment, results) if whole else {}
+    if whole and not seeds:  # cut off before the first seed: what tuning gave at each arm's own rate is one
+        by_seed = {TUNING_SEED: {r["arm"]: r for r in tuned if r["rate"] == rates[r["arm"]]}}
+        seeds = [TUNING_SEED]
+    values = {arm: _columns([by_seed[seed][arm] for seed in seeds]) for arm in experiment.arms}
     controls = [arm for arm in CONTROLS if arm in experiment.arms]
     control = min(controls, key=lambda arm: min(tuning[arm].values())) if whole else controls[0]
     return {
@@ -234,11 +270,22 @@ def summarize(experiment: Experiment, prepared: Prepared, results: list[dict[str
         "rates": rates,
         "control": control,
         "power": power_check(results, prepared),
+        "fixed_rate": fixed_rate_pairs(results),
         "facts": prepared.facts,
-        "steps": judged[0]["steps"] if judged else 0,
-        "passes": max((r["passes"] for r in judged), default=0.0),
+        "steps": max((r["steps"] for r in results), default=0),
+        "passes": max((r["passes"] for r in results), default=0.0),
         "seconds": sum(r["seconds"] for r in results),
     }
+
+
+def fixed_rate_pairs(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the primary metric of `classifier` and `random` at `POWER_RATE`, paired by seed, judged runs left out."""
+    found: dict[str, dict[int, float]] = {"classifier": {}, "random": {}}
+    for result in results:
+        if result["kind"] != "seed" and result["rate"] == POWER_RATE and result["arm"] in found:
+            found[result["arm"]][result["seed"]] = primary(result)
+    seeds = sorted(set(found["classifier"]) & set(found["random"]))
+    return {"seeds": seeds, **{arm: [values[seed] for seed in seeds] for arm, values in found.items()}}
 
 
 def _columns(results: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -286,13 +333,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="the size for one core, in this process")
     parser.add_argument("--worker", type=int, default=None)
     parser.add_argument("--deadline", type=float, default=None)
     options = parser.parse_args()
     if options.worker is not None:
         work(options.data, options.out, EXPERIMENT, options.deadline)
         return
-    found = run_experiment(options.data, options.out, seconds=60 * options.minutes, workers=options.workers)
+    experiment, workers = (SMALL, 0) if options.small else (EXPERIMENT, options.workers)
+    seconds = 60 * options.minutes
+    found = run_experiment(options.data, options.out, experiment=experiment, seconds=seconds, workers=workers)
     print(json.dumps({name: found[name] for name in ("power", "seeds", "rates", "control")}))
 
 

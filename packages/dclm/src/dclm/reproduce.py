@@ -121,14 +121,16 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 
 def _filtering(out: Path, budget: Budget) -> list[ClaimResult]:
     """Run the big experiment where its data are, and always the one on the shipped pool."""
-    from dclm.filtering_claims import full_claims
-    from dclm.filtering_experiment import run_experiment
+    from dclm.filtering_claims import SMALL_SIZE, full_claims
+    from dclm.filtering_experiment import SMALL, run_experiment
     from dclm.filtering_shipped import shipped_claims
 
     rows: list[ClaimResult] = []
     if budget == "full":
-        found = run_experiment(cache_dir("dclm", "filtering"), out / "filtering", seconds=FULL_SECONDS, workers=0)
-        rows = full_claims(found, out)
+        data = cache_dir("dclm", "filtering")
+        found = run_experiment(data, out / "filtering", seconds=FULL_SECONDS, workers=0)
+        small = run_experiment(data, out / "small", experiment=SMALL, seconds=FULL_SECONDS, workers=0)
+        rows = full_claims(found, out) + full_claims(small, where=SMALL_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         return rows + shipped_claims(Path(folder), budget=budget, seconds=SHIPPED_SECONDS[budget])
 
