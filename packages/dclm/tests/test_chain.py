@@ -9,6 +9,9 @@ import pytest
 from dclm import cli, sample_pool
 
 
+pytestmark = pytest.mark.timeout(400)  # compiles a lot, and a busy machine takes minutes for that
+
+
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["dclm", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
@@ -74,6 +77,7 @@ def test_a_finished_chain_is_kept(monkeypatch, capsys, whole, tasks):
     assert status == 2 and "another model, tokenizer or tasks" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["tokenize", "train", "evaluate"])
 def test_a_chain_that_stopped_goes_on(monkeypatch, capsys, tmp_path, whole, tasks, weights, stage):
     import dclm.chain
@@ -93,7 +97,6 @@ def test_a_chain_that_stopped_goes_on(monkeypatch, capsys, tmp_path, whole, task
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(400)
 def test_data_steps_on_ray_give_the_same_model(tmp_path, whole, tasks, weights):
     """In a process of its own: Ray forks, and JAX must not have been started before."""
     done = in_a_process(*chain(tmp_path / "o", "--tasks", tasks, "--quiet", "--json", "--engine", "ray"))

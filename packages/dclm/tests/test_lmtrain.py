@@ -19,6 +19,9 @@ from dclm.tokendata import MixedTokens
 from tenfold_shared.commands import InputError
 
 
+pytestmark = pytest.mark.timeout(400)  # compiles a lot, and a busy machine takes minutes for that
+
+
 @pytest.fixture(scope="module")
 def config(tiny_model):
     """Epsilon keeps Adam from dividing rounding errors by themselves."""
@@ -51,9 +54,9 @@ def plain(config, rows):
     ("shape", "changes"),
     [
         ((2, 2, 2), {}),
-        ((8, 1, 1), {"scan_layers": False}),
-        ((1, 4, 2), {"remat": True}),
-        ((2, 1, 1), {"accumulation": 4}),
+        pytest.param((8, 1, 1), {"scan_layers": False}, marks=pytest.mark.slow),
+        pytest.param((1, 4, 2), {"remat": True}, marks=pytest.mark.slow),
+        pytest.param((2, 1, 1), {"accumulation": 4}, marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(config, rows, plain, shape, changes):

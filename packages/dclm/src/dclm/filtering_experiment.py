@@ -11,7 +11,8 @@ arm tries the same four rates with a seed of its own (`TUNING_SEED`), judged by 
 of B and C. Seeds: `SEEDS`, of weights and order; arms are interleaved, so that a run that is cut off has whole seeds.
 
 `SMALL` is the same at a size that one core trains in minutes: width 64, two layers, 200,000 tokens drawn anew for every
-seed, batches of 4 contexts, a tenth of the evaluation, three arms and two rates.
+seed, batches of 4 contexts, a tenth of the evaluation, two rates, and after tuning only `classifier` and the strongest
+of `random` and `shuffled`.
 
 Primary claim: `classifier` against the strongest of the controls `random`, `shuffled` and `dedup` on validation.
 Minimum effect: 0.02 bits per byte. Power check, run first: `classifier` and `random` with two seeds at the rate
@@ -59,6 +60,7 @@ class Experiment:
         power: Whether the power check runs first.
         max_tokens: Of a run, drawn from its arm by the seed; None for all.
         evaluation_share: Of every evaluation text and task.
+        strongest_only: After tuning, seeds are run of `classifier` and of the control that is best on validation.
     """
 
     config: TrainConfig
@@ -68,6 +70,7 @@ class Experiment:
     power: bool = True
     max_tokens: int | None = None
     evaluation_share: float = 1.0
+    strongest_only: bool = False
 
 
 EXPERIMENT = Experiment(
@@ -89,6 +92,7 @@ SMALL = Experiment(
     power=False,
     max_tokens=200_000,
     evaluation_share=0.1,
+    strongest_only=True,
 )
 
 
@@ -148,6 +152,17 @@ def chosen_rates(experiment: Experiment, results: list[dict[str, Any]]) -> dict[
     """Return the best rate of every arm."""
     tuned = [result for result in results if result["kind"] == "tune"]
     return {arm: min((r for r in tuned if r["arm"] == arm), key=validation)["rate"] for arm in experiment.arms}
+
+
+def strongest_control(experiment: Experiment, results: list[dict[str, Any]]) -> str:
+    """Return the control whose best rate is best on validation."""
+    tuned = [r for r in results if r["kind"] == "tune" and r["arm"] in CONTROLS and r["arm"] in experiment.arms]
+    return min(tuned, key=validation)["arm"]
+
+
+def judged_arms(experiment: Experiment, results: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the arms of which seeds are run."""
+    return ("classifier", strongest_control(experiment, results)) if experiment.strongest_only else experiment.arms
 
 
 def run_experiment(
@@ -219,7 +234,9 @@ def _tasks(experiment: Experiment, out: Path, deadline: float) -> Iterator[Task]
         if time.time() > deadline:
             return
         time.sleep(POLL_SECONDS)
-    yield from seed_tasks(experiment, chosen_rates(experiment, read_results(out)))
+    found = read_results(out)
+    rates = chosen_rates(experiment, found)
+    yield from seed_tasks(replace(experiment, arms=judged_arms(experiment, found)), rates)
 
 
 def _take(out: Path, task: Task) -> bool:
@@ -252,17 +269,17 @@ def summarize(experiment: Experiment, prepared: Prepared, results: list[dict[str
     """
     tuned = [result for result in results if result["kind"] == "tune"]
     judged = [result for result in results if result["kind"] == "seed"]
-    by_seed = {seed: {r["arm"]: r for r in judged if r["seed"] == seed} for seed in experiment.seeds}
-    seeds = [seed for seed, found in by_seed.items() if set(found) == set(experiment.arms)]
     tuning = {arm: {f"{r['rate']:g}": validation(r) for r in tuned if r["arm"] == arm} for arm in experiment.arms}
     whole = all(len(found) == len(experiment.rates) for found in tuning.values())
     rates = chosen_rates(experiment, results) if whole else {}
+    arms = judged_arms(experiment, results) if whole else experiment.arms
+    by_seed = {seed: {r["arm"]: r for r in judged if r["seed"] == seed} for seed in experiment.seeds}
+    seeds = [seed for seed, found in by_seed.items() if set(found) >= set(arms)]
     if whole and not seeds:  # cut off before the first seed: what tuning gave at each arm's own rate is one
         by_seed = {TUNING_SEED: {r["arm"]: r for r in tuned if r["rate"] == rates[r["arm"]]}}
         seeds = [TUNING_SEED]
-    values = {arm: _columns([by_seed[seed][arm] for seed in seeds]) for arm in experiment.arms}
-    controls = [arm for arm in CONTROLS if arm in experiment.arms]
-    control = min(controls, key=lambda arm: min(tuning[arm].values())) if whole else controls[0]
+    values = {arm: _columns([by_seed[seed][arm] for seed in seeds]) for arm in arms}
+    control = strongest_control(experiment, results) if whole else CONTROLS[0]
     return {
         "seeds": seeds,
         "values": values,
