@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from dclm import cli, sample_pool
 
-
 pytestmark = pytest.mark.timeout(400)  # compiles a lot, and a busy machine takes minutes for that
 
 

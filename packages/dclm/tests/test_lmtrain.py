@@ -18,7 +18,6 @@ from dclm.scales import TrainConfig
 from dclm.tokendata import MixedTokens
 from tenfold_shared.commands import InputError
 
-
 pytestmark = pytest.mark.timeout(400)  # compiles a lot, and a busy machine takes minutes for that
 
 
