@@ -60,7 +60,12 @@ class Plan:
 PLANS: dict[Budget, Plan] = {"smoke": Plan(60, 1, 4, 1), "laptop": Plan(400, 5, 8, 5), "full": Plan(685, 7, 16, 10)}
 
 
-def benchmark(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part] = PARTS) -> list[dict[str, Any]]:
+def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
+    """Measure everything and return one row per comparison, see `measure`."""
+    return measure(out, budget=budget, seed=seed, parts=PARTS)
+
+
+def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Measure and return one row per comparison.
 
     Args:

@@ -246,10 +246,10 @@ class Benchmark:
         """Measure, write benchmarks.json and print the rows."""
         from tenfold_shared.verbs import report_benchmarks
 
-        from dclm.benchmark import benchmark
+        from dclm.benchmark import measure
 
-        measure = partial(benchmark, budget=self.budget, seed=self.seed, parts=self.parts)
-        report_benchmarks(measure, self.out, json=self.json)
+        run = partial(measure, budget=self.budget, seed=self.seed, parts=self.parts)
+        report_benchmarks(run, self.out, json=self.json)
 
 
 @dataclass(frozen=True)
