@@ -1,8 +1,8 @@
 """What a run over a pool costs: core-hours, wall hours, memory, disk and GPU hours, with the formulas.
 
-Rates are measured ones of one core (`RATES`: per CPU second, AMD EPYC; extraction and tokenization: `dclm benchmark`, the
-rules: 49,617 documents of the filtering pool, the Bloom filter with its counting pass: 12,168, the classifier: 600 of
-6,400 characters); shares that stages keep are assumptions that the caller can change, and are printed as such.
+Rates are measured ones of one core (`RATES`: per CPU second, AMD EPYC; extraction and tokenization: `dclm benchmark`,
+the rules: 49,617 documents of the filtering pool, the Bloom filter with its counting pass: 12,168, the classifier: 600
+of 6,400 characters); shares that stages keep are assumptions that the caller can change, and are printed as such.
 """
 
 from __future__ import annotations
