@@ -1,4 +1,4 @@
-"""DCLM (Li et al., NeurIPS 2024, arXiv 2406.11794): from raw pages to a curated, explained corpus.
+"""DCLM (Li et al., NeurIPS 2024, arXiv 2406.11794): from raw pages to a trained, evaluated language model.
 
     import dclm
 
@@ -6,7 +6,8 @@
     for document in dclm.read_documents(made["documents"][0]):
         print(document.url, len(document.words))
 
-`dclm.filters` and `dclm.dedup` hold the filters as functions: documents in, pairs of a document and a reason out.
+`dclm.filters` and `dclm.dedup` hold the filters as functions: documents in, pairs of a document and a reason out. The
+model half (extra `train`): `dclm.tokens.tokenize`, `dclm.lmrun.train`, `dclm.lmeval.evaluate`, `dclm.chain.run_chain`.
 """
 
 from __future__ import annotations

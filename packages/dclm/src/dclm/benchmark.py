@@ -1,6 +1,7 @@
-"""CPU seconds on the same real pages: ours, and datatrove in a child environment.
+"""CPU seconds on the same real pages: ours, and datatrove in a child environment; then models, `benchmark_lm`.
 
-    dclm benchmark --budget laptop        (two cores, about six minutes)
+    dclm benchmark --budget laptop                  (two cores, about eight minutes)
+    dclm benchmark --budget laptop --parts model    (about two minutes)
 
 Each job runs in rounds, ours and the peer's in turn, and this process takes the CPU seconds of both: its own around
 the work, and those of the peer's child less what the same child takes for one document (start, imports, models).
@@ -39,6 +40,8 @@ from dclm.pipeline import run
 from dclm.sample import sample_pool
 
 Budget = Literal["smoke", "laptop", "full"]
+Part = Literal["data", "model"]
+PARTS: tuple[Part, ...] = ("data", "model")
 AIM_FILTERS, AIM_MINHASH, AIM_EXTRACTION = 30.0, 20.0, 0.9
 MEGABYTE = 2**20
 DOCUMENTS = "documents per CPU s"
@@ -58,12 +61,18 @@ PLANS: dict[Budget, Plan] = {"smoke": Plan(60, 1, 4, 1), "laptop": Plan(400, 5, 
 
 
 def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
+    """Measure everything and return one row per comparison, see `measure`."""
+    return measure(out, budget=budget, seed=seed, parts=PARTS)
+
+
+def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Measure and return one row per comparison.
 
     Args:
         out: Existing folder; only temporary files are written to it.
         budget: "smoke", "laptop" or "full"; see `PLANS`.
         seed: Of the draw of pages.
+        parts: Filters and deduplication, or tokens and training.
 
     Returns:
         Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, input_hash`.
@@ -80,8 +89,12 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
     jobs = (_compare_datatrove, _compare_extraction, _measure_bloom, _compare_processes, _measure_memory)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        for job in progress(jobs, description="benchmark", unit="jobs"):
+        for job in progress(jobs if "data" in parts else (), description="benchmark", unit="jobs"):
             rows += job(Work(pages, texts, plan, Path(folder)))
+        if "model" in parts:
+            from dclm.benchmark_lm import compare_models
+
+            rows += compare_models(texts, Path(folder), budget, _row)
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     return [{"paper": "dclm", **row, "input_hash": digest} for row in rows]
 

@@ -1,4 +1,4 @@
-"""The command `dclm`: run, stats, pool, aggregate, leaderboard, benchmark and so on, and the verbs of `verbs.py`."""
+"""The command `dclm`: run, stats, pool, aggregate, leaderboard, benchmark and so on; the rest in `verbs`, `cli_lm`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tenfold_shared.commands import print_result, run_command
 from tenfold_shared.logs import setup_logging
 from tyro.conf import Positional
 
+from dclm.cli_lm import Convert, Evaluate, Manifest, Plan, Scales, Tokenize, TrainModel, find_scale
 from dclm.config import PRESETS
 from dclm.verbs import Classify, Common, Decontaminate, Dedup, Extract, Filter, Inputs, Options
 
@@ -20,10 +21,12 @@ Budget = Literal["smoke", "laptop", "full"]
 
 @dataclass(frozen=True)
 class Run:
-    """Run a recipe over WARC, WET, JSON-lines or parquet files.
+    """Run a recipe over WARC, WET, JSON-lines or parquet files; with --scale go on to a trained, evaluated model.
 
     For example:
     dclm run dclm_baseline --out corpus
+
+    dclm run dclm_baseline --scale tiny --out chain
 
     dclm run dclm_baseline crawl/*.warc.gz --out corpus --engine processes --keep-removed
 
@@ -36,14 +39,31 @@ class Run:
     """Files, folders or patterns; without any, the sample pool of this package."""
     seed: int = 0
     """Of the hash functions of the recipe's stages."""
+    scale: str = ""
+    """Also tokenize, train a model of this scale (`dclm scales`), evaluate it and write a leaderboard page."""
+    tokenizer: str = "gpt2"
+    """With --scale: see `dclm tokenize`."""
+    tasks: Path | None = None
+    """With --scale: folder of task files; by default the two of this package."""
+    repeat: bool = False
+    """With --scale: let data be gone through more than once."""
     common: Common = Options()
 
     def run(self) -> None:
-        """Run the recipe."""
+        """Run the recipe, or the whole chain."""
         from dclm.recipes import load_recipe, with_seed
         from dclm.sample import sample_pool
 
-        self.common.run(self.inputs or sample_pool(), with_seed(load_recipe(self.recipe), self.seed))
+        recipe, inputs = with_seed(load_recipe(self.recipe), self.seed), self.inputs or sample_pool()
+        if not self.scale:
+            self.common.run(inputs, recipe)
+            return
+        from dclm.chain import Chain, run_chain
+
+        name = Path(self.recipe).stem
+        chain = Chain(name, recipe, self.scale, find_scale(self.scale), self.tokenizer, self.tasks, self.repeat)
+        found = run_chain(inputs, chain, out=self.common.out, options=self.common.options())
+        print_result(found, self.common.json)
 
 
 @dataclass(frozen=True)
@@ -201,7 +221,7 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time this package against datatrove on the same documents, in one run.
+    """Time this package against datatrove, bare tokenizers and a torch twin, in one run.
 
     For example:
     dclm benchmark --budget smoke
@@ -212,7 +232,9 @@ class Benchmark:
     out: Path = Path("dclm-benchmark")
     """Folder for benchmarks.json."""
     budget: Budget = "laptop"
-    """How much is measured: smoke (a minute), laptop (about six), full."""
+    """How much is measured: smoke (a minute), laptop (about eight), full."""
+    parts: tuple[Literal["data", "model"], ...] = ("data", "model")
+    """Filters and deduplication, or tokens and training."""
     seed: int = 0
     """Seed of the order."""
     json: bool = False
@@ -224,14 +246,15 @@ class Benchmark:
         """Measure, write benchmarks.json and print the rows."""
         from tenfold_shared.verbs import report_benchmarks
 
-        from dclm.benchmark import benchmark
+        from dclm.benchmark import measure
 
-        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        run = partial(measure, budget=self.budget, seed=self.seed, parts=self.parts)
+        report_benchmarks(run, self.out, json=self.json)
 
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run what this part can show of the paper at the chosen budget and print the claims with their verdicts.
+    """Run what can be shown of the paper at the chosen budget and print the claims with their verdicts.
 
     For example:
     dclm reproduce --budget smoke
@@ -273,6 +296,13 @@ def _dispatch() -> None:
         "classify": Classify,
         "decontaminate": Decontaminate,
         "stats": Stats,
+        "tokenize": Tokenize,
+        "manifest": Manifest,
+        "train": TrainModel,
+        "evaluate": Evaluate,
+        "convert": Convert,
+        "scales": Scales,
+        "plan": Plan,
         "aggregate": Aggregate,
         "leaderboard": Leaderboard,
         "pool": Pool,
@@ -283,7 +313,7 @@ def _dispatch() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="dclm",
-        description="DCLM: from raw pages to a curated, explained corpus. Not affiliated with the authors.",
+        description="DCLM: from raw pages to a trained, evaluated model. Not affiliated with the authors.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     quiet = command.common.quiet if hasattr(command, "common") else command.quiet

@@ -24,7 +24,8 @@ HEAD = re.compile(r"^evaluation_")
 TAIL = re.compile(r"[-_]open_lm.*$|-d=\d+_l=.*$|_heavy$")
 COLUMNS = ("model", "scale", "track", "core", "extended", "mmlu", "date")
 SCORES = ("core", "extended", "mmlu")
-# Clicking a heading sorts by it, clicking again turns the order round; the list keeps one scale.
+OWN = "evaluation"  # what `dclm run` and `dclm evaluate` call their records' files
+# Clicking a heading sorts by it, clicking again turns the order round; the lists keep one scale and one track.
 SCRIPT = """
 const body = document.querySelector("tbody"), heads = [...document.querySelectorAll("th")];
 const key = (row, at) => row.cells[at].dataset.value;
@@ -35,9 +36,11 @@ heads.forEach((head, at) => head.querySelector("button").onclick = () => {
   const order = (a, b) => key(a, at).localeCompare(key(b, at), undefined, {numeric: true}) * (up ? 1 : -1);
   body.append(...[...body.rows].sort(order));
 });
-document.querySelector("select").onchange = event => [...body.rows].forEach(row => {
-  row.hidden = event.target.value !== "" && key(row, 1) !== event.target.value;
+const selects = [...document.querySelectorAll("select")];
+const keep = () => [...body.rows].forEach(row => {
+  row.hidden = selects.some((select, at) => select.value !== "" && key(row, at + 1) !== select.value);
 });
+selects.forEach(select => select.onchange = keep);
 """
 
 
@@ -73,7 +76,7 @@ def _row(path: Path, record: dict[str, Any], version: Version) -> dict[str, Any]
     name = Path(str(record.get("_filename") or path)).stem
     scores = aggregate(record["eval_metrics"]["icl"], version)
     return {
-        "model": TAIL.sub("", HEAD.sub("", name)),
+        "model": str(record["model"]) if "model_uuid" in record and name == OWN else TAIL.sub("", HEAD.sub("", name)),
         "scale": record.get("scale") or _scale(f"{record.get('model', '')} {name}".replace("_", " ")),
         "track": record.get("track") or "",
         **{score: scores[score] for score in SCORES},
@@ -91,8 +94,7 @@ def _scale(words: str) -> str:
 
 def render_leaderboard(rows: Sequence[dict[str, Any]], version: Version = "v2") -> str:
     """Return the page of rows of `leaderboard_rows`."""
-    scales = sorted({row["scale"] for row in rows if row["scale"]})
-    options = "".join(f'<option value="{escape(scale)}">{escape(scale)}</option>' for scale in scales)
+    selects = " ".join(_select(name, sorted({row[name] for row in rows if row[name]})) for name in COLUMNS[1:3])
     heads = "".join(
         f"<th{' aria-sort=descending' if name == 'core' else ''}><button>{escape(name)}</button></th>"
         for name in COLUMNS
@@ -100,10 +102,15 @@ def render_leaderboard(rows: Sequence[dict[str, Any]], version: Version = "v2") 
     lines = "".join(f"<tr>{''.join(_cell(name, row[name]) for name in COLUMNS)}</tr>" for row in rows)
     body = (
         f"<h1>{len(rows):,} models by CORE</h1><p>Centered accuracies in percent, baselines of chance {version}; MMLU "
-        f"is 5-shot and not centered. A dash: tasks are missing.</p><p><label>Scale <select><option value=''>all"
-        f"</option>{options}</select></label></p><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+        f"is 5-shot and not centered. A dash: tasks are missing.</p><p>{selects}</p><table><thead><tr>{heads}</tr>"
+        f"</thead><tbody>{lines}</tbody></table>"
     )
     return render_document("leaderboard", body, SCRIPT)
+
+
+def _select(name: str, values: Sequence[str]) -> str:
+    options = "".join(f'<option value="{escape(value)}">{escape(value)}</option>' for value in values)
+    return f"<label>{name.title()} <select><option value=''>all</option>{options}</select></label>"
 
 
 def _cell(name: str, value: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tenfold_shared.commands import require_extra
 
-__all__ = ["draw_shares"]
+__all__ = ["draw_arms", "draw_shares"]
 
 
 def draw_shares(path: Path, counted: Sequence[float], guessed: Sequence[float]) -> None:
@@ -35,6 +35,35 @@ def draw_shares(path: Path, counted: Sequence[float], guessed: Sequence[float]) 
             "Title": "New pages that a Bloom filter keeps",
             "Description": f"Mean {sum(counted) / len(counted):.2f} sized by counting, "
             f"{sum(guessed) / len(guessed):.2f} sized by a guess.",
+            "Date": None,
+        }
+        figure.savefig(path, transparent=True, metadata=words)
+        plt.close(figure)
+
+
+def draw_arms(path: Path, values: Mapping[str, Sequence[float]]) -> None:
+    """Draw the bits per byte of every arm, a dot per seed, the best arm on top.
+
+    Args:
+        path: SVG file to write.
+        values: Arm to bits per byte.
+    """
+    matplotlib = require_extra("matplotlib", "demo", "dclm")
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    order = sorted(values, key=lambda arm: -sum(values[arm]) / len(values[arm]))
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "tenfold", "figure.figsize": (5.0, 3.4)}
+    with plt.rc_context(settings):
+        figure, axes = plt.subplots(layout="constrained")
+        for place, arm in enumerate(order):
+            axes.scatter(values[arm], [place] * len(values[arm]))
+        axes.set_yticks(range(len(order)), order)
+        axes.set_xlabel("bits per byte (B, C and gold answers), lower is better")
+        best = order[-1]
+        words = {
+            "Title": "Bits per byte of models trained on equal tokens of each arm",
+            "Description": f"The lowest is {best} with {sum(values[best]) / len(values[best]):.3f} bits per byte.",
             "Date": None,
         }
         figure.savefig(path, transparent=True, metadata=words)

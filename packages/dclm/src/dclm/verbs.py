@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tenfold_shared.commands import InputError, print_result
 from tyro.conf import Positional, arg, subcommand
 
 from dclm import config
 from dclm.config import Recipe
+
+if TYPE_CHECKING:
+    from dclm.engines import RunOptions
 
 __all__ = ["Classify", "Common", "Decontaminate", "Dedup", "Extract", "Filter", "Inputs", "Options"]
 
@@ -43,12 +46,18 @@ class Options:
 
     def run(self, inputs: Sequence[str], recipe: Recipe) -> None:
         """Run a recipe and print what it made."""
-        from dclm.engines import RunOptions
         from dclm.pipeline import run
 
         if not inputs:
             raise InputError("no inputs given; name files or folders of .jsonl, .parquet, .warc or .wet.")
-        options = RunOptions(
+        made = run(inputs, recipe, out=self.out, options=self.options())
+        print_result(made if self.json else {**made, "documents": f"{len(made['documents'])} files"}, self.json)
+
+    def options(self) -> RunOptions:
+        """Return how it runs."""
+        from dclm.engines import RunOptions
+
+        return RunOptions(
             engine=self.engine,
             num_workers=self.num_workers,
             file_format=self.format,
@@ -58,8 +67,6 @@ class Options:
             ray_address=self.ray_address,
             quiet=self.quiet,
         )
-        made = run(inputs, recipe, out=self.out, options=options)
-        print_result(made if self.json else {**made, "documents": f"{len(made['documents'])} files"}, self.json)
 
 
 Common = Annotated[Options, arg(name="")]
