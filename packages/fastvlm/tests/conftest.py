@@ -160,3 +160,22 @@ def hf_folder(hf_model, tmp_path_factory):
     hf_model.save_pretrained(folder)
     write_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A whole model that trains in no time: 64 px, one token an image, its own tokenizer."""
+    from dataclasses import replace
+
+    from fastvlm import PRESETS, EncoderConfig, FastVLM
+
+    preset = PRESETS["fastvlm_0.5b"]
+    language = replace(
+        preset.language, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, hidden_dim=48, vocab_size=320
+    )
+    encoder = EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=64, embed_dim=0)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    FastVLM.from_config(replace(preset, language=language, encoder=encoder)).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""The command `fastvlm`: predict, chat, convert, export, presets, profile, benchmark, reproduce."""
+"""The command `fastvlm`: all verbs; those that train and measure are in `cli_train`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tenfold_shared.commands import print_result, run_command
 from tenfold_shared.logs import setup_logging
 from tyro.conf import arg
 
+from fastvlm.cli_train import Merge, Train
 from fastvlm.config import PRESETS, TEXT_TOKENS
 
 if TYPE_CHECKING:
@@ -353,6 +354,8 @@ def main() -> None:
     commands = {
         "predict": Predict,
         "chat": Chat,
+        "train": Train,
+        "merge": Merge,
         "convert": Convert,
         "export": Export,
         "presets": Presets,
