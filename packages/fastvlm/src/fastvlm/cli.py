@@ -12,7 +12,7 @@ from tenfold_shared.commands import print_result, run_command
 from tenfold_shared.logs import setup_logging
 from tyro.conf import arg
 
-from fastvlm.cli_train import Merge, Train
+from fastvlm.cli_train import Evaluate, Merge, Train
 from fastvlm.config import PRESETS, TEXT_TOKENS
 
 if TYPE_CHECKING:
@@ -355,6 +355,7 @@ def main() -> None:
         "predict": Predict,
         "chat": Chat,
         "train": Train,
+        "evaluate": Evaluate,
         "merge": Merge,
         "convert": Convert,
         "export": Export,

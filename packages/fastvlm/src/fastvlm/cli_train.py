@@ -174,3 +174,55 @@ class Merge:
         load_adapter(base.model, self.adapter).save_pretrained(self.out)
         copy_tokenizer(base.folder, self.out)
         print_result({"model": str(self.out), "adapter": str(self.adapter)}, self.json)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Ask a model a benchmark's questions and score its answers, with a record per question.
+
+    Folders hold what the benchmark publishes:
+    textvqa: TextVQA_0.5.1_val.json, train_images/. docvqa: val_v1.0.json, documents/. infovqa:
+    infographicsVQA_val_v1.0.json and images. chartqa: test/test_human.json, test/test_augmented.json, test/png/.
+    pope: coco_pope_*.json, val2014/. mmmu: SUBJECT/validation-*.parquet. mmbench: a .tsv. ocrbench: OCRBench.json,
+    OCRBench_Images/.
+
+    For example:
+    fastvlm evaluate --benchmark textvqa --data textvqa --model FastVLM-0.5B --out scores
+
+    fastvlm evaluate --benchmark mmmu --data MMMU --model base --adapter run/adapter --limit 100 --out scores --json
+    """
+
+    benchmark: Benchmark
+    """Whose questions."""
+    data: Path
+    """Folder of the benchmark."""
+    model: str
+    """Folder in either layout, or owner/name on the hub."""
+    out: Path
+    """Folder for samples.jsonl and scores.json."""
+    adapter: Path | None = None
+    """Folder `adapter` of a run with --lora-rank, to add to the model."""
+    limit: int | None = None
+    """Ask the first so many questions only."""
+    image_size: int | None = None
+    """Height and width of a view in pixels, divisible by 64; by default the model's own."""
+    device: Device = "auto"
+    """Where the model runs; auto takes a GPU when there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of weights and pixels (bf16 and fp16 are for GPUs)."""
+    resume: bool = False
+    """Keep the answers that the folder already has."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    quiet: bool = False
+    """No log lines and no progress."""
+
+    def run(self) -> None:
+        """Ask, score and print the scores."""
+        from fastvlm.evaluate import evaluate
+        from fastvlm.predict import load_assistant
+
+        options = {"precision": self.precision, "image_size": self.image_size, "adapter": self.adapter}
+        assistant = load_assistant(self.model, self.device, **options)
+        more = {"limit": self.limit, "resume": self.resume, "quiet": self.quiet}
+        print_result(evaluate(assistant, self.benchmark, self.data, self.out, **more), self.json)

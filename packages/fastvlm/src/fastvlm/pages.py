@@ -4,6 +4,9 @@ A page is 24 to 40 words in a row of one Wikipedia article, set in DejaVu on 512
 and 44 pixels, so that at 128 pixels a side some pages can be read and others cannot. Words count without case and
 punctuation. A question names a word that stands once on its page; the answer is the word after it, both among the
 most frequent words. Articles and pairs (X, answer) are divided: no pair asked in the test is asked in training.
+
+Training pages have the words of their sentences in random order: in order, a few thousand pages teach by heart which
+word follows which, and nobody learns to read. Validation and test pages are sentences as they are.
 """
 
 from __future__ import annotations
@@ -31,12 +34,13 @@ Split = Literal["train", "validation", "test"]
 SIDE = 512
 MIN_WORDS, MAX_WORDS = 24, 40
 FONT_SIZES = (18, 44)
-FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
+FONTS = ("DejaVuSans.ttf",)
 MARGIN = 12
 LINE_HEIGHT = 1.25
 MAX_QUESTIONS = 6
 OTHER_WORDS = 64  # ids for words outside of the vocabulary, by hash
 PAD = -1
+NAMES = ("pixels", "words", "centres", "questions", "spoken")
 # Of ten pairs, and of ten articles, one belongs to validation and two to the test.
 SHARES: dict[Split, range] = {"test": range(0, 2), "validation": range(2, 3), "train": range(3, 10)}
 
@@ -52,7 +56,7 @@ class PageOptions:
         font_folder: Where they lie; matplotlib's by default.
     """
 
-    num_words: int = 512
+    num_words: int = 128
     font_sizes: tuple[int, int] = FONT_SIZES
     fonts: tuple[str, ...] = FONTS
     font_folder: Path | None = None
@@ -71,12 +75,15 @@ class Pages:
         words: Word ids, -1 beyond the last word [pages, 40].
         centres: (x, y) of every word's middle, in [0, 1] of the page [pages, 40, 2].
         questions: (X, answer) pairs, -1 where a page has fewer [pages, 6, 2].
+        spoken: The words again where they may be learned by reading aloud: those of the vocabulary whose pair with the
+            word before belongs to the split; else -1 [pages, 40].
     """
 
     pixels: np.ndarray
     words: np.ndarray
     centres: np.ndarray
     questions: np.ndarray
+    spoken: np.ndarray
 
     def __len__(self) -> int:
         return len(self.words)
@@ -109,8 +116,7 @@ def load_pages(
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             parts = list(pool.map(_draw_pages, *zip(*arguments, strict=True)))
-    names = ("pixels", "words", "centres", "questions")
-    return Pages(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Pages(*(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
 
 
 def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> Pages:
@@ -121,6 +127,7 @@ def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> 
         np.full((count, MAX_WORDS), PAD, np.int16),
         np.zeros((count, MAX_WORDS, 2), np.float32),
         np.full((count, MAX_QUESTIONS, 2), PAD, np.int16),
+        np.full((count, MAX_WORDS), PAD, np.int16),
     )
     for row, index in enumerate(piece):
         random = np.random.default_rng([seed, index, zlib.crc32(split.encode())])
@@ -129,6 +136,7 @@ def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> 
         pages.words[row, : len(ids)] = ids
         pages.centres[row, : len(ids)] = centres
         pages.questions[row, : len(questions)] = questions
+        pages.spoken[row, : len(ids)] = _spoken(ids, split, options.num_words)
     return pages
 
 
@@ -140,10 +148,13 @@ def _choose_text(
         text, ids = corpus.articles[random.integers(len(corpus.articles))]
         length = min(int(random.integers(MIN_WORDS, MAX_WORDS + 1)), len(text))
         start = int(random.integers(len(text) - length + 1))
-        chosen = ids[start : start + length]
+        order = np.arange(start, start + length)
+        if split == "train":
+            random.shuffle(order)
+        chosen = [ids[i] for i in order]
         pairs = find_questions(chosen, split, options.num_words)
         if pairs:
-            return text[start : start + length], np.array(chosen), _draw_questions(pairs, corpus.counts, random)
+            return [text[i] for i in order], np.array(chosen), _draw_questions(pairs, corpus.counts, random)
 
 
 def find_questions(ids: Sequence[int], split: Split, num_words: int) -> list[tuple[int, int]]:
@@ -155,11 +166,16 @@ def find_questions(ids: Sequence[int], split: Split, num_words: int) -> list[tup
         [(3, 7)]
     """
     counts = Counter(ids)
-    return [
-        (x, y)
-        for x, y in pairwise(ids)
-        if max(x, y) < num_words and counts[x] == 1 and zlib.crc32(f"{x} {y}".encode()) % 10 in SHARES[split]
-    ]
+    return [(x, y) for x, y in pairwise(ids) if max(x, y) < num_words and counts[x] == 1 and _belongs(x, y, split)]
+
+
+def _belongs(x: int, y: int, split: Split) -> bool:
+    return zlib.crc32(f"{x} {y}".encode()) % 10 in SHARES[split]
+
+
+def _spoken(ids: Sequence[int], split: Split, num_words: int) -> list[int]:
+    before = [PAD, *ids[:-1]]
+    return [y if y < num_words and _belongs(x, y, split) else PAD for x, y in zip(before, ids, strict=True)]
 
 
 def _draw_questions(

@@ -25,8 +25,8 @@ LAYER_SCALE = 0.3  # the published 1e-5 takes longer to grow than these runs las
 ROPE_THETA = 10_000.0
 
 LANGUAGE_MODELS: dict[str, LanguageConfig] = {
-    "2 layers of 128": LanguageConfig("qwen2", 128, 2, 4, 4, 384, 580, tied=True),
-    "4 layers of 256": LanguageConfig("qwen2", 256, 4, 8, 8, 768, 580, tied=True),
+    "2 layers of 128": LanguageConfig("qwen2", 128, 2, 4, 4, 384, 194, tied=True),
+    "4 layers of 256": LanguageConfig("qwen2", 256, 4, 8, 8, 768, 194, tied=True),
 }
 
 
