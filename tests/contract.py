@@ -230,7 +230,10 @@ ROWS = (
     Row(
         folder="fastvlm",
         dist="fastvlm",
-        verbs=("predict", "chat", "convert", "export", "presets", "profile", "benchmark", "reproduce"),
+        verbs=(
+            "predict", "chat", "train", "evaluate", "merge", "convert", "export", "presets", "profile", "benchmark",
+            "reproduce",
+        ),
         round_trip=_fastvlm_round_trip,
         alone=_FASTVLM_ALONE,
     ),

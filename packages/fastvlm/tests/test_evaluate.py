@@ -134,11 +134,8 @@ def test_layouts(name, tmp_path):
         right = {"mmmu": "B" if sample.options else "The result is 8"}.get(name, sample.references[-1])
         score, _ = find_benchmark(name).score(right, sample)
         assert score == 1.0, "a right answer scores in full"
-        assert find_benchmark(name).score("No such thing zzz", sample)[0] < 1 or sample.references[0] in (
-            "no",
-            "A",
-            "B",
-        )
+        if not sample.options and name != "pope":  # those two always read something
+            assert find_benchmark(name).score("No such thing zzz", sample)[0] == 0.0
 
 
 @pytest.mark.parametrize("name", list(MAKE))

@@ -326,6 +326,8 @@ class Reproduce:
     """Folder for claims.json and the plots."""
     budget: Budget = "laptop"
     """smoke (under 30 s), laptop (under 150 s), full (what results/recorded.json holds)."""
+    parts: tuple[Literal["latency", "reading"], ...] = ("latency", "reading")
+    """Which experiments: time to first token, reading pages."""
     seed: int = 0
     """Seed of weights and order."""
     json: bool = False
@@ -337,9 +339,10 @@ class Reproduce:
         """Measure, write claims.json and print the claims."""
         from tenfold_shared.verbs import report_claims
 
-        from fastvlm.reproduce import reproduce
+        from fastvlm.reproduce import measure
 
-        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        run = partial(measure, budget=self.budget, seed=self.seed, parts=self.parts)
+        report_claims(run, self.out, json=self.json)
 
 
 def read_pictures(paths: tuple[Path, ...]) -> list[Image.Image]:

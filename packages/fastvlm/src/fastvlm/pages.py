@@ -40,7 +40,7 @@ LINE_HEIGHT = 1.25
 MAX_QUESTIONS = 6
 OTHER_WORDS = 64  # ids for words outside of the vocabulary, by hash
 PAD = -1
-NAMES = ("pixels", "words", "centres", "questions", "spoken")
+NAMES = ("words", "centres", "questions", "spoken")
 # Of ten pairs, and of ten articles, one belongs to validation and two to the test.
 SHARES: dict[Split, range] = {"test": range(0, 2), "validation": range(2, 3), "train": range(3, 10)}
 
@@ -54,12 +54,14 @@ class PageOptions:
         font_sizes: Smallest and largest font size in pixels of the full page.
         fonts: Files of DejaVu.
         font_folder: Where they lie; matplotlib's by default.
+        resolutions: At which pages are kept, in pixels a side; downsampled by averaging.
     """
 
     num_words: int = 128
     font_sizes: tuple[int, int] = FONT_SIZES
     fonts: tuple[str, ...] = FONTS
     font_folder: Path | None = None
+    resolutions: tuple[int, ...] = (SIDE,)
 
     def font(self, name: str, size: int) -> ImageFont.FreeTypeFont:
         """Return a font of a size in pixels."""
@@ -71,7 +73,7 @@ class Pages:
     """Pages as arrays, one row per page; word ids from `num_words` on stand for words outside of the vocabulary.
 
     Args:
-        pixels: Grey values, black on white, uint8 [pages, 512, 512].
+        pixels: By resolution: grey values, black on white, uint8 [pages, resolution, resolution].
         words: Word ids, -1 beyond the last word [pages, 40].
         centres: (x, y) of every word's middle, in [0, 1] of the page [pages, 40, 2].
         questions: (X, answer) pairs, -1 where a page has fewer [pages, 6, 2].
@@ -79,7 +81,7 @@ class Pages:
             word before belongs to the split; else -1 [pages, 40].
     """
 
-    pixels: np.ndarray
+    pixels: dict[int, np.ndarray]
     words: np.ndarray
     centres: np.ndarray
     questions: np.ndarray
@@ -116,14 +118,15 @@ def load_pages(
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             parts = list(pool.map(_draw_pages, *zip(*arguments, strict=True)))
-    return Pages(*(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
+    pixels = {size: np.concatenate([part.pixels[size] for part in parts]) for size in options.resolutions}
+    return Pages(pixels, *(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
 
 
 def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> Pages:
     corpus = load_corpus(split, options.num_words)
     count = len(piece)
     pages = Pages(
-        np.empty((count, SIDE, SIDE), np.uint8),
+        {size: np.empty((count, size, size), np.uint8) for size in options.resolutions},
         np.full((count, MAX_WORDS), PAD, np.int16),
         np.zeros((count, MAX_WORDS, 2), np.float32),
         np.full((count, MAX_QUESTIONS, 2), PAD, np.int16),
@@ -132,7 +135,9 @@ def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> 
     for row, index in enumerate(piece):
         random = np.random.default_rng([seed, index, zlib.crc32(split.encode())])
         text, ids, questions = _choose_text(corpus, split, options, random)
-        pages.pixels[row], centres = _draw(text, options, random)
+        page, centres = _draw(text, options, random)
+        for size in options.resolutions:
+            pages.pixels[size][row] = np.asarray(page.resize((size, size), Image.Resampling.BOX))
         pages.words[row, : len(ids)] = ids
         pages.centres[row, : len(ids)] = centres
         pages.questions[row, : len(questions)] = questions
@@ -187,8 +192,8 @@ def _draw_questions(
     return [pairs[i] for i in random.choice(len(pairs), size, replace=False, p=weights / weights.sum())]
 
 
-def _draw(text: Sequence[str], options: PageOptions, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a page's pixels and the middle of each word; text that does not fit is set smaller."""
+def _draw(text: Sequence[str], options: PageOptions, random: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
+    """Return a page and the middle of each word; text that does not fit is set smaller."""
     name = options.fonts[random.integers(len(options.fonts))]
     size = int(random.integers(options.font_sizes[0], options.font_sizes[1] + 1))
     left, top = random.uniform(MARGIN, 3 * MARGIN, 2)
@@ -200,7 +205,7 @@ def _draw(text: Sequence[str], options: PageOptions, random: np.random.Generator
     for word, (x, y, width) in zip(text, places, strict=True):
         draw.text((x, y), word, fill=0, font=font)
         centres.append(((x + width / 2) / SIDE, (y + size * LINE_HEIGHT / 2) / SIDE))
-    return np.asarray(page), np.array(centres)
+    return page, np.array(centres)
 
 
 def _set(

@@ -25,8 +25,8 @@ LAYER_SCALE = 0.3  # the published 1e-5 takes longer to grow than these runs las
 ROPE_THETA = 10_000.0
 
 LANGUAGE_MODELS: dict[str, LanguageConfig] = {
-    "2 layers of 128": LanguageConfig("qwen2", 128, 2, 4, 4, 384, 194, tied=True),
-    "4 layers of 256": LanguageConfig("qwen2", 256, 4, 8, 8, 768, 194, tied=True),
+    "2 layers of 192": LanguageConfig("qwen2", 192, 2, 6, 6, 512, 194, tied=True),
+    "6 layers of 384": LanguageConfig("qwen2", 384, 6, 12, 12, 1024, 194, tied=True),
 }
 
 

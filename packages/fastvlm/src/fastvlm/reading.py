@@ -38,8 +38,8 @@ from tenfold_shared.files import atomic_write, write_json
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastvlm.pages import NAMES, PageOptions, Pages, Split, load_pages
-from fastvlm.readers import ARMS, LANGUAGE_MODELS, Reader, SmallLM, build_encoder
+from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, NAMES, PageOptions, Pages, Split, load_pages
+from fastvlm.readers import ARMS, LANGUAGE_MODELS, Reader, SmallLM, answer_logits, build_encoder
 from fastvlm.reading_stages import (
     CROP,
     Device,
@@ -74,11 +74,13 @@ class Plan:
         grid_seeds: Of all other settings.
         num_words: Size of the vocabulary.
         pages: Training, validation and test pages.
+        contrast_pages: Training pages from which encoders' crops are cut.
         resolutions: In pixels.
         pretrain: Of image encoders; the rate is tuned.
         language: Of language models.
         read: Of readers; the rate is tuned.
-        rates: Learning rates that are tried.
+        pretrain_rates: Learning rates that are tried for encoders.
+        read_rates: Learning rates that are tried for readers.
         language_models: Keys of `LANGUAGE_MODELS`.
         font_sizes: Of the pages.
     """
@@ -87,23 +89,27 @@ class Plan:
     grid_seeds: int
     num_words: int
     pages: tuple[int, int, int]
+    contrast_pages: int
     resolutions: tuple[int, ...]
     pretrain: Size
     language: Size
     read: Size
-    rates: tuple[float, ...]
+    pretrain_rates: tuple[float, ...]
+    read_rates: tuple[float, ...]
     language_models: tuple[str, ...] = (SMALL_LM, LARGE_LM)
     font_sizes: tuple[int, int] = (18, 44)
 
 
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan(1, 0, 32, (48, 16, 16), (128, 256), Size(2, 8, 1e-3), Size(4, 8, 2e-3), Size(2, 4, 1e-3), (1e-3,)),
+    "smoke": Plan(
+        1, 0, 32, (48, 16, 16), 32, (128, 256), Size(2, 8, 1e-3), Size(4, 8, 2e-3), Size(2, 4, 1e-3), (1e-3,), (1e-3,)
+    ),
     "laptop": Plan(
-        1, 0, 32, (400, 60, 200), (128, 256), Size(30, 32, 3e-3), Size(100, 32, 2e-3), Size(16, 8, 1e-3), (1e-3,)
+        1, 0, 32, (400, 60, 200), 200, (128, 256), Size(30, 32, 3e-3), Size(40, 32, 2e-3), Size(12, 8, 1e-3), (3e-3,), (1e-3,)
     ),
     "full": Plan(
-        5, 2, 128, (8000, 500, 2000), (128, 192, 256, 384), Size(2500, 96, 0.0), Size(600, 64, 2e-3),
-        Size(1000, 64, 0.0), (1e-3, 3e-3),
+        5, 2, 128, (16_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
+        Size(800, 64, 0.0), (1e-3, 3e-3), (5e-4, 1.5e-3),
     ),
 }  # fmt: skip
 
@@ -135,16 +141,24 @@ class Laboratory:
     def __init__(self, folder: Path, plan: Plan, device: Device) -> None:
         self.folder, self.plan, self.device = folder, plan, device
         self.words = Words(plan.num_words)
-        self.all_resolutions = cache(self._load)
+        self._kept: dict[tuple[Split, int], PageTensors] = {}
 
-    def _load(self, split: Split) -> list[PageTensors]:
-        arrays = [np.load(self.folder / "pages" / f"{split}.{name}.npy", mmap_mode="r") for name in NAMES]
-        sizes = self.plan.resolutions
-        return stack_resolutions([PageTensors.of(Pages(*arrays), size, self.device.name) for size in sizes])
+    def pages(self, split: Split, resolution: int, count: int | None = None) -> PageTensors:
+        """Return a split's pages at a resolution of the plan; one set of training pages is kept on the device."""
+        if count is None and (split, resolution) in self._kept:
+            return self._kept[split, resolution]
+        folder = self.folder / "pages"
+        pixels = {resolution: np.load(folder / f"{split}.{resolution}.npy", mmap_mode="r")[:count]}
+        rest = [np.load(folder / f"{split}.{name}.npy", mmap_mode="r")[:count] for name in NAMES]
+        if count is None:
+            self._kept = {key: kept for key, kept in self._kept.items() if not key[0] == split == "train"}
+        found = PageTensors.of(Pages(pixels, *rest), resolution, self.device.name)
+        return found if count is not None else self._kept.setdefault((split, resolution), found)
 
-    def pages(self, split: Split, resolution: int) -> PageTensors:
-        """Return a split's pages at a resolution of the plan."""
-        return self.all_resolutions(split)[self.plan.resolutions.index(resolution)]
+    def all_resolutions(self, split: Split) -> list[PageTensors]:
+        """Return some pages at all resolutions of the plan."""
+        count = self.plan.contrast_pages
+        return stack_resolutions([self.pages(split, size, count) for size in self.plan.resolutions])
 
     def record(self, key: str) -> dict[str, Any] | None:
         """Return a job's record, or None."""
@@ -210,7 +224,7 @@ def _key(setting: Setting) -> str:
 
 def _reading_job(plan: Plan, *setting: Any) -> Job:
     arm, resolution, language, seed, equal = setting
-    trials = {rate: f"tune {arm}, {rate:g}" for rate in plan.rates}
+    trials = {rate: f"tune {arm}, {rate:g}" for rate in plan.read_rates}
     needs = (f"encoder {ARMS[arm].encoder}, seed {seed}", f"language {language}, seed {seed}", *trials.values())
 
     def run(lab: Laboratory) -> dict[str, Any]:
@@ -232,7 +246,7 @@ def _preparation(plan: Plan, key: str) -> Job:
     name, _, last = rest.rpartition(", ")
     if kind == "language":
         return Job(key, (), lambda lab: _language(lab, key, name, int(last.removeprefix("seed "))))
-    trials = {rate: f"pretrain {name}, {rate:g}" for rate in plan.rates}
+    trials = {rate: f"pretrain {name}, {rate:g}" for rate in plan.pretrain_rates}
     if kind == "encoder":
         seed = int(last.removeprefix("seed "))
         return Job(key, tuple(trials.values()), lambda lab: _encoder(lab, key, name, seed, trials))
@@ -297,20 +311,23 @@ def count_operations(arm: str, resolution: int, language: str) -> float:
     """Return floating-point operations of training on one page: three forward passes' worth."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         reader = Reader(ARMS[arm], build_encoder(ARMS[arm].encoder), SmallLM(LANGUAGE_MODELS[language])).eval()
-        reader(torch.empty(1, 1, resolution, resolution), torch.zeros(1, 58, dtype=torch.long))
+        image = reader.image_tokens(torch.empty(1, 1, resolution, resolution))
+        for length in (3 * MAX_QUESTIONS, MAX_WORDS):  # questions, and the page read aloud
+            answer_logits(reader.language_model, image, torch.zeros(1, length, dtype=torch.long))
     return 3.0 * counter.get_total_flops()
 
 
 def prepare_pages(folder: Path, plan: Plan, workers: int, fonts: Path | None = None) -> None:
     """Draw all pages into the folder, once."""
-    options = PageOptions(plan.num_words, plan.font_sizes, font_folder=fonts)
+    options = PageOptions(plan.num_words, plan.font_sizes, font_folder=fonts, resolutions=plan.resolutions)
     for split, count in zip(("train", "validation", "test"), plan.pages, strict=True):
         if (folder / "pages" / f"{split}.spoken.npy").exists():
             continue
         pages = load_pages(split, count, options=options, workers=workers)  # type: ignore[arg-type]
-        for name in NAMES:
+        arrays = {str(size): pixels for size, pixels in pages.pixels.items()}
+        for name, array in {**arrays, **{name: getattr(pages, name) for name in NAMES}}.items():
             with atomic_write(folder / "pages" / f"{split}.{name}.npy") as file:
-                np.save(file, getattr(pages, name))
+                np.save(file, array)
 
 
 def work(folder: Path, plan: Plan, device: str, deadline: float) -> None:

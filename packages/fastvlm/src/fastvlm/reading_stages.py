@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, OTHER_WORDS, SIDE, Pages
+from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, OTHER_WORDS, Pages
 from fastvlm.readers import LANGUAGE_MODELS as LANGUAGE_SHAPES
 from fastvlm.readers import Arm, Reader, SmallLM, WordContrast, answer_logits, build_encoder
 
@@ -100,19 +100,12 @@ class PageTensors:
 
     @classmethod
     def of(cls, pages: Pages, resolution: int, device: str) -> PageTensors:
-        """Downsample by averaging, and move to a device."""
-        parts = []
-        for start in range(0, len(pages), 256):
-            part = torch.from_numpy(np.array(pages.pixels[start : start + 256])).to(device)[:, None]
-            if resolution != SIDE:
-                small = F.interpolate(part.float(), size=(resolution, resolution), mode="area")
-                part = small.round().clamp(0, 255).to(torch.uint8)
-            parts.append(part)
-        words, centres, questions, spoken = (
+        """Move pages to a device."""
+        pixels, words, centres, questions, spoken = (
             torch.from_numpy(np.array(value)).to(device)
-            for value in (pages.words, pages.centres, pages.questions, pages.spoken)
+            for value in (pages.pixels[resolution], pages.words, pages.centres, pages.questions, pages.spoken)
         )
-        return cls(torch.cat(parts), words.long(), centres, questions.long(), spoken.long())
+        return cls(pixels[:, None], words.long(), centres, questions.long(), spoken.long())
 
 
 def to_pixels(grey: Tensor) -> Tensor:
