@@ -63,6 +63,7 @@ PRIMARY, CONTROLS, TILES = "FastViTHD", ("ViT + pruning", "ViT + pooling"), "Fas
 MAIN_RESOLUTION, LOW_RESOLUTION = 256, 128
 WAIT_SECONDS = 0.2
 GRACE_SECONDS = 8.0  # for what is running when the time is up
+MAX_FAILURES = 8
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,11 @@ PLANS: dict[Budget, Plan] = {
         1, 0, 32, (48, 16, 16), 32, (128, 256), Size(2, 8, 1e-3), Size(4, 8, 2e-3), Size(2, 4, 1e-3), (1e-3,), (1e-3,)
     ),
     "laptop": Plan(
-        1, 0, 32, (400, 60, 200), 200, (128, 256), Size(30, 32, 3e-3), Size(40, 32, 2e-3), Size(12, 8, 1e-3), (3e-3,), (1e-3,)
+        1, 0, 32, (400, 60, 200), 200, (128, 256), Size(30, 32, 3e-3), Size(40, 32, 2e-3), Size(12, 8, 1e-3),
+        (3e-3,), (1e-3,),
     ),
     "full": Plan(
-        5, 2, 128, (16_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
+        5, 2, 128, (12_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
         Size(800, 64, 0.0), (1e-3, 3e-3), (5e-4, 1.5e-3),
     ),
 }  # fmt: skip
@@ -330,10 +332,10 @@ def prepare_pages(folder: Path, plan: Plan, workers: int, fonts: Path | None = N
                 np.save(file, array)
 
 
-def work(folder: Path, plan: Plan, device: str, deadline: float) -> None:
+def work(folder: Path, plan: Plan, device: Device, deadline: float) -> None:
     """Do jobs, the first that nobody has begun and whose needs are there, until none is left or time is up."""
     torch.set_num_threads(1)
-    lab, jobs = Laboratory(folder, plan, Device(device)), make_jobs(plan)
+    lab, jobs = Laboratory(folder, plan, device), make_jobs(plan)
     while time.time() < deadline:
         open_jobs = [job for job in jobs if not (folder / "begun" / job.key).exists()]
         ready = [job for job in open_jobs if all(lab.record(need) for need in job.needs)]
@@ -345,7 +347,7 @@ def work(folder: Path, plan: Plan, device: str, deadline: float) -> None:
         started = time.process_time(), time.perf_counter()
         found = ready[0].run(lab)
         spent = {"cpu_seconds": time.process_time() - started[0], "seconds": time.perf_counter() - started[1]}
-        _free(device)
+        _free(device.name)
         write_json(folder / "records" / f"{ready[0].key}.json", {"key": ready[0].key, **found, **spent})
         logger.info("%s: %s", ready[0].key, {k: round(v, 4) for k, v in found.items() if isinstance(v, float)})
 
@@ -360,7 +362,8 @@ def _free(device: str) -> None:
 def _begin(folder: Path, key: str) -> bool:
     """Claim a job; of several processes one succeeds."""
     try:
-        os.close(os.open(folder / "begun" / key, os.O_CREAT | os.O_EXCL))
+        with open(folder / "begun" / key, "x") as file:
+            file.write(str(os.getpid()))
     except FileExistsError:
         return False
     return True
@@ -390,7 +393,7 @@ def run_jobs(
     prepare_pages(folder, plan, 0 if workers == 1 else workers, fonts)
     if workers == 1:
         threads = torch.get_num_threads()
-        work(folder, plan, device, deadline)
+        work(folder, plan, Device(device), deadline)
         torch.set_num_threads(threads)
     else:
         _work_together(folder, plan, device, deadline, workers)
@@ -398,14 +401,32 @@ def run_jobs(
 
 
 def _work_together(folder: Path, plan: Plan, device: str, deadline: float, workers: int) -> None:
-    context = get_context("spawn")
-    processes = [context.Process(target=_log_and_work, args=(folder, plan, device, deadline)) for _ in range(workers)]
-    for process in processes:
+    """Let processes work until the time is up; one that dies is replaced once its job was not at fault twice."""
+    context, failed = get_context("spawn"), set()
+
+    def start(graphs: bool) -> Any:
+        process = context.Process(target=_log_and_work, args=(folder, plan, Device(device, graphs), deadline))
         process.start()
+        return process
+
+    processes = [start(True) for _ in range(workers)]
+    while any(process.is_alive() for process in processes) and time.time() < deadline + GRACE_SECONDS:
+        time.sleep(WAIT_SECONDS)
+        for index, process in enumerate(processes):
+            if process.exitcode and time.time() < deadline and len(failed) < MAX_FAILURES:
+                _release(folder, process.pid, failed)
+                processes[index] = start(False)
     for process in processes:
-        process.join(max(1.0, deadline + GRACE_SECONDS - time.time()))
-        if process.is_alive():
-            process.kill()
+        process.kill()
+
+
+def _release(folder: Path, pid: int | None, failed: set[str]) -> None:
+    """Let another process try what a dead one had begun; what has failed before stays as it is."""
+    for claim in (folder / "begun").iterdir():
+        if claim.read_text() == str(pid) and not (folder / "records" / f"{claim.name}.json").exists():
+            if claim.name not in failed:
+                claim.unlink()
+            failed.add(claim.name)
 
 
 def _log_and_work(*arguments: Any) -> None:

@@ -37,9 +37,15 @@ LossOf = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Device:
-    """Where, and in which number format."""
+    """Where, and in which number format.
+
+    Args:
+        name: "cpu" or "cuda".
+        graphs: Whether steps are replayed as CUDA graphs.
+    """
 
     name: str = "cpu"
+    graphs: bool = True
 
     def autocast(self) -> AbstractContextManager:
         """Return bf16 autocast on a GPU."""
@@ -127,10 +133,8 @@ class Schedule:
         self.parameters, self.largest, self.num_steps, self.device = list(parameters), rate, num_steps, device
         on_gpu = device.name == "cuda"
         options = {"capturable": True, "fused": True} if on_gpu else {}
-        self.rate = torch.tensor(0.0, device=device.name) if on_gpu else 0.0
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.rate, betas=BETAS, weight_decay=WEIGHT_DECAY, **options
-        )
+        first = torch.tensor(0.0, device=device.name) if on_gpu else 0.0
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=first, betas=BETAS, weight_decay=WEIGHT_DECAY, **options)
 
     def run(self, loss_of: LossOf, prepare: Callable[[], None]) -> float:
         """Do all steps.
@@ -155,10 +159,10 @@ class Schedule:
     def _set_rate(self, step: int) -> None:
         warm = max(1, round(WARM_UP * self.num_steps))
         share = (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / self.num_steps)
-        if isinstance(self.rate, Tensor):
-            self.rate.fill_(self.largest * share)
-        else:
-            for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # a recorded step reads it from where it is
+                group["lr"].fill_(self.largest * share)
+            else:
                 group["lr"] = self.largest * share
 
     def _step(self, loss_of: LossOf) -> Tensor:
@@ -171,7 +175,7 @@ class Schedule:
         return loss
 
     def _make_step(self, loss_of: LossOf, prepare: Callable[[], None]) -> Callable[[], Tensor]:
-        if self.device.name != "cuda":
+        if self.device.name != "cuda" or not self.device.graphs:
             return lambda: self._step(loss_of)
         prepare()
         side = torch.cuda.Stream()
