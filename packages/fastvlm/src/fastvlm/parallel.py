@@ -31,7 +31,8 @@ def spread(module: nn.Module, processes: Processes, engine: Engine) -> nn.Module
 
     for layer in _find_layers(module):
         fully_shard(layer)
-    return fully_shard(module)
+    fully_shard(module)
+    return module
 
 
 def _find_layers(module: nn.Module) -> nn.ModuleList:
@@ -97,8 +98,8 @@ def restore(module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[
 
 def _like(source: Tensor, target: Tensor) -> Tensor:
     """Return a whole tensor in the place and parts of another one."""
-    if not hasattr(target, "device_mesh"):
-        return source.to(target.device, copy=True)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    if not isinstance(target, DTensor):
+        return source.to(target.device, copy=True)
     return distribute_tensor(source.to(target.device), target.device_mesh, target.placements)

@@ -172,16 +172,15 @@ class Laboratory:
         with atomic_write(self.folder / "parts" / f"{key}.pt") as file:
             torch.save(module.state_dict(), file)
 
-    def load(self, key: str, module: nn.Module) -> nn.Module:
+    def load(self, key: str, module: nn.Module) -> None:
         """Fill a part with what was kept."""
         state = torch.load(self.folder / "parts" / f"{key}.pt", map_location=self.device.name, weights_only=True)
         module.to(self.device.name).load_state_dict(state)
-        return module
 
     def best_rate(self, keys: Mapping[float, str]) -> float:
         """Return the learning rate whose tuning run was best on validation pages."""
-        found = {rate: self.record(key) for rate, key in keys.items()}
-        return max(found, key=lambda rate: found[rate]["validation"] if found[rate] else 0.0)
+        found = {rate: (self.record(key) or {"validation": 0.0})["validation"] for rate, key in keys.items()}
+        return max(found, key=lambda rate: found[rate])
 
 
 def make_jobs(plan: Plan) -> list[Job]:
@@ -292,10 +291,9 @@ def _language(lab: Laboratory, key: str, name: str, seed: int) -> dict[str, Any]
 def _read(
     lab: Laboratory, arm: str, resolution: int, language: str, seed: int, size: Size, *, split: Split = "test"
 ) -> dict[str, Any]:
-    parts: tuple[nn.Module, SmallLM] = (
-        lab.load(f"encoder {ARMS[arm].encoder}, seed {seed}", build_encoder(ARMS[arm].encoder)),
-        lab.load(f"language {language}, seed {seed}", lab.words.language_model(language)),  # type: ignore[assignment]
-    )
+    parts = (build_encoder(ARMS[arm].encoder), lab.words.language_model(language))
+    lab.load(f"encoder {ARMS[arm].encoder}, seed {seed}", parts[0])
+    lab.load(f"language {language}, seed {seed}", parts[1])
     pages = lab.pages("train", resolution)
     reader, loss = train_reader(ARMS[arm], parts, pages, lab.words, size, seed, lab.device)
     found = {"arm": arm, "resolution": resolution, "language_model": language, "seed": seed, "loss": loss}

@@ -165,11 +165,9 @@ def _last(letters: Sequence[str], places: Sequence[int]) -> str:
 def score_open(answer: str, references: Sequence[str]) -> float:
     """Return whether a free answer holds a reference: a text within it, or an equal number (MMMU)."""
     wanted = [value for reference in references for value in _normalize_open(reference)]
+    texts = [value for value in wanted if isinstance(value, str)]
     for given in _read_open(answer):
-        if isinstance(given, float):
-            if given in wanted:
-                return 1.0
-        elif any(isinstance(value, str) and value in given for value in wanted):
+        if given in wanted if isinstance(given, float) else any(text in str(given) for text in texts):
             return 1.0
     return 0.0
 

@@ -212,6 +212,7 @@ def train(
     trainer = Trainer(begun.model, config, len(steps), options, processes)
     _go_on(trainer, out, bad, resume)
     bad.add(scanned, 0)
+    _open_folder(trainer, out)
     _log_facts(trainer, records)
     metrics = run_steps(trainer, steps, bad, out, options)
     if trainer.step == len(steps):
@@ -261,12 +262,16 @@ def run_steps(trainer: Trainer, steps: Steps, bad: BadRecords, out: Path, option
 
 
 def _go_on(trainer: Trainer, out: Path, bad: BadRecords, resume: bool) -> None:
-    """Load the checkpoint, if there is one to go on from, and bring the folder's files to its step."""
+    """Load the checkpoint, if there is one to go on from, and forget bad records that will be met again."""
     path = out / CHECKPOINT
     if resume and path.is_file():
         trainer.load_state_dict(read_training_state(path))
         logger.info("going on from step %d", trainer.step)
     bad.restart(trainer.step)
+
+
+def _open_folder(trainer: Trainer, out: Path) -> None:
+    """Write what is trained, and bring the metrics to the step at which the run goes on."""
     if trainer.processes.rank == 0:
         write_json(out / "config.json", trainer.config.to_dict())
         MetricsWriter(out / "metrics.jsonl").truncate_after(trainer.step)
