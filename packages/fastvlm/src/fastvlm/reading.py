@@ -4,9 +4,9 @@ Fixed before the run. Data: `fastvlm.pages`: 24 to 40 words of a Wikipedia artic
 128, 192, 256 or 384 px, so that resolution is information. Question: which word follows X; exact match on 2,000 pages
 of articles and of word pairs that training never asks. Arms: FastViTHD's shape (one token per 64 x 64 px), a ViT (16 x
 16), the ViT with its tokens pruned or pooled to FastViTHD's number, FastViTHD on 2 x 2 tiles and an overview; two
-language models. Every encoder has the same word-contrastive pre-training, every language model has learned to find
-the word after X in text, every reader then trains all its parts, with equal images; where it says so, with equal
-training operations instead. Each arm's learning rate is the better of two on validation pages (one seed, half the
+language models. Every encoder has the same word-contrastive pre-training, every language model has learned to find the
+word after X in text, every reader then trains all its parts, with equal images; where it says so, with equal training
+operations instead. Each arm's learning rate is the better of two on validation pages (one seed, a quarter of the
 steps), as is each encoder's. Floors: blank pages, and a language model that has trained on the questions alone;
 ceiling: the words given as text. Power check, run first: FastViTHD at 256 px against itself at 128 px, two seeds.
 
@@ -64,6 +64,7 @@ MAIN_RESOLUTION, LOW_RESOLUTION = 256, 128
 WAIT_SECONDS = 0.2
 GRACE_SECONDS = 8.0  # for what is running when the time is up
 MAX_FAILURES = 8
+TUNING_SHARE = 4  # of the steps, one over this
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ PLANS: dict[Budget, Plan] = {
     ),
     "full": Plan(
         5, 2, 128, (12_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
-        Size(800, 64, 0.0), (1e-3, 3e-3), (5e-4, 1.5e-3),
+        Size(1000, 64, 0.0), (1e-3, 3e-3), (5e-4, 1.5e-3),
     ),
 }  # fmt: skip
 
@@ -251,16 +252,16 @@ def _preparation(plan: Plan, key: str) -> Job:
     if kind == "encoder":
         seed = int(last.removeprefix("seed "))
         return Job(key, tuple(trials.values()), lambda lab: _encoder(lab, key, name, seed, trials))
-    half = _half(plan.read if kind == "tune" else plan.pretrain, float(last))
+    short = _shorten(plan.read if kind == "tune" else plan.pretrain, float(last))
     if kind == "pretrain":
-        return Job(key, (), lambda lab: _pretrain(lab, name, 0, half)[1])
+        return Job(key, (), lambda lab: _pretrain(lab, name, 0, short)[1])
     needs = (f"encoder {ARMS[name].encoder}, seed 0", f"language {plan.language_models[0]}, seed 0")
     language = plan.language_models[0]
-    return Job(key, needs, lambda lab: _read(lab, name, MAIN_RESOLUTION, language, 0, half, split="validation"))
+    return Job(key, needs, lambda lab: _read(lab, name, MAIN_RESOLUTION, language, 0, short, split="validation"))
 
 
-def _half(size: Size, rate: float) -> Size:
-    return Size(max(1, size.steps // 2), size.batch, rate)
+def _shorten(size: Size, rate: float) -> Size:
+    return Size(max(1, size.steps // TUNING_SHARE), size.batch, rate)
 
 
 def _pretrain(lab: Laboratory, name: str, seed: int, size: Size) -> tuple[nn.Module, dict[str, Any]]:
