@@ -322,5 +322,7 @@ def test_a_whole_small_run_and_what_it_draws(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "reading/records").iterdir()}
     reading_claims.measure(tmp_path, budget="smoke", seed=0)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "reading/records").iterdir()}
-    table = json.loads((tmp_path / "reading/table.json").read_text())
-    assert {row["arm"] for row in table} <= set(ARMS) and (tmp_path / "reading.svg").read_text().count("<svg") == 1
+    curves = json.loads((tmp_path / "reading/curves.json").read_text())
+    assert {row["arm"] for row in curves["rows"]} <= set(ARMS) and (tmp_path / "reading.svg").read_text().count(
+        "<svg"
+    ) == 1

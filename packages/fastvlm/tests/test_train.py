@@ -157,6 +157,7 @@ WORKER = """
 import json, sys, torch
 sys.path.insert(0, {tests!r})
 import test_train as t
+from fastvlm import parallel
 from mobileclip.distributed import Processes
 import dataclasses
 torch.set_num_threads(1)
@@ -169,7 +170,7 @@ trainer = t.Trainer(start.model, config, 3, t.RunOptions(engine={engine!r}), pro
 if {alone}:
     trainer.processes = Processes()
 losses = [trainer.train_step(steps[step])["train/loss"] for step in range(3)]
-state = t.parallel.state_of(trainer.learner, trainer.optimizer)["parameters"]
+state = parallel.state_of(trainer.learner, trainer.optimizer)["parameters"]
 if processes.rank == 0:
     torch.save({{"losses": losses, "weights": torch.cat([v.flatten() for v in state.values()])}}, {out!r})
 processes.close()

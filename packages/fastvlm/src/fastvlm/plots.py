@@ -73,13 +73,14 @@ def _scatter(axis: Any, rows: Rows, quality: str, colour: str, label: str) -> No
     axis.scatter([row["ttft_ms"] / 1e3 for row in front], [row[quality] for row in front], **ring)
 
 
-def draw_reading(path: Path, rows: Rows, floors: Mapping[str, float]) -> None:
+def draw_reading(path: Path, rows: Rows, floors: Mapping[str, float], source: str = "") -> None:
     """Draw exact match over the time to the first token, one panel per language model, one line per way to tokens.
 
     Args:
         path: SVG file to write.
         rows: Rows of `fastvlm.reading_claims.tabulate`; a line joins the resolutions of an arm.
         floors: Levels to draw across, by name.
+        source: Which run the rows are of.
     """
     models = list(dict.fromkeys(row["llm"] for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -106,7 +107,8 @@ def draw_reading(path: Path, rows: Rows, floors: Mapping[str, float]) -> None:
             handles = axes[0][0].get_legend_handles_labels()
             figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
         title = "Which word follows X: exact match over time to first token; rings mark the frontier"
-        _save(figure, path, title, "Lines join resolutions (pixels beside the points) of synthetic pages.")
+        words = f"Lines join resolutions (pixels beside the points) of synthetic pages. {source}".strip()
+        _save(figure, path, title, words)
 
 
 def _columns(rows: Rows, *names: str) -> list[list[float]]:

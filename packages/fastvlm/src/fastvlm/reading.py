@@ -85,6 +85,7 @@ class Plan:
         read_rates: Learning rates that are tried for readers.
         language_models: Keys of `LANGUAGE_MODELS`.
         font_sizes: Of the pages.
+        main_only: Whether the power check and the primary comparison are all there is.
     """
 
     seeds: int
@@ -100,15 +101,17 @@ class Plan:
     read_rates: tuple[float, ...]
     language_models: tuple[str, ...] = (SMALL_LM, LARGE_LM)
     font_sizes: tuple[int, int] = (18, 44)
+    main_only: bool = False
 
 
 PLANS: dict[Budget, Plan] = {
     "smoke": Plan(
-        1, 0, 32, (48, 16, 16), 32, (128, 256), Size(2, 8, 1e-3), Size(4, 8, 2e-3), Size(2, 4, 1e-3), (1e-3,), (1e-3,)
+        1, 0, 32, (48, 16, 16), 32, (128, 256), Size(2, 8, 1e-3), Size(4, 8, 2e-3), Size(2, 4, 1e-3), (1e-3,), (1e-3,),
+        main_only=True,
     ),
     "laptop": Plan(
-        1, 0, 32, (400, 60, 200), 200, (128, 256), Size(30, 32, 3e-3), Size(40, 32, 2e-3), Size(12, 8, 1e-3),
-        (3e-3,), (1e-3,),
+        1, 0, 32, (400, 60, 200), 200, (128, 256), Size(24, 24, 3e-3), Size(30, 32, 2e-3), Size(12, 6, 1e-3),
+        (3e-3,), (1e-3,), main_only=True,
     ),
     "full": Plan(
         5, 2, 128, (12_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
@@ -208,6 +211,8 @@ def _settings(plan: Plan) -> list[Setting]:
     seeds, few = range(plan.seeds), range(plan.grid_seeds)
     settings: list[Setting] = [(PRIMARY, size, small, seed, False) for seed in seeds[:2] for size in (middle, low)]
     settings += [(arm, middle, small, seed, False) for seed in seeds for arm in (PRIMARY, *CONTROLS)]
+    if plan.main_only:
+        return settings
     grid = [(arm, size, lm) for lm in plan.language_models for arm in ARMS for size in plan.resolutions]
     grid = [(arm, size, lm) for arm, size, lm in grid if arm != TILES or size >= 2 * CROP]
     first = [cell for cell in grid if cell[0] == PRIMARY]
