@@ -7,7 +7,7 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fastvlm.evaluate import evaluate, summarize
+from fastvlm.evaluate import Options, evaluate, summarize
 from fastvlm.predict import load_assistant
 from fastvlm.tasks import BENCHMARKS, Sample, find_benchmark
 from PIL import Image
@@ -141,7 +141,7 @@ def test_layouts(name, tmp_path):
 @pytest.mark.parametrize("name", list(MAKE))
 def test_a_model_answers_every_benchmark(assistant, name, tmp_path):
     MAKE[name](tmp_path / "data")
-    found = evaluate(assistant, name, tmp_path / "data", tmp_path / "out", quiet=True)
+    found = evaluate(assistant, name, tmp_path / "data", tmp_path / "out", Options(quiet=True))
     rows = read_jsonl(tmp_path / "out/samples.jsonl")
     assert set(rows[0]) == {"name", "group", "question", "references", "answer", "said", "score"}
     assert next(iter(found)) == "score" and 0 <= found["score"] <= 100
@@ -150,13 +150,13 @@ def test_a_model_answers_every_benchmark(assistant, name, tmp_path):
 
 def test_resume_asks_only_what_is_left(assistant, tmp_path):
     make_pope(tmp_path / "data")
-    whole = evaluate(assistant, "pope", tmp_path / "data", tmp_path / "whole", quiet=True)
-    evaluate(assistant, "pope", tmp_path / "data", tmp_path / "cut", limit=2, quiet=True)
+    whole = evaluate(assistant, "pope", tmp_path / "data", tmp_path / "whole", Options(quiet=True))
+    evaluate(assistant, "pope", tmp_path / "data", tmp_path / "cut", Options(limit=2, quiet=True))
     with pytest.raises(InputError, match="already holds records"):
-        evaluate(assistant, "pope", tmp_path / "data", tmp_path / "cut", quiet=True)
+        evaluate(assistant, "pope", tmp_path / "data", tmp_path / "cut", Options(quiet=True))
     with (tmp_path / "cut/samples.jsonl").open("a") as file:
         file.write('{"name": "torn by a ki')
-    assert evaluate(assistant, "pope", tmp_path / "data", tmp_path / "cut", resume=True, quiet=True) == whole
+    assert evaluate(assistant, "pope", tmp_path / "data", tmp_path / "cut", Options(resume=True, quiet=True)) == whole
     assert read_jsonl(tmp_path / "cut/samples.jsonl") == read_jsonl(tmp_path / "whole/samples.jsonl")
 
 
@@ -196,7 +196,7 @@ def test_bad_folders_are_refused(assistant, tmp_path, case):
     make, name, kind, sentence = BAD[case]
     make(tmp_path / "data")
     with pytest.raises(kind, match=sentence):
-        evaluate(assistant, name, tmp_path / "data", tmp_path / "out", quiet=True)
+        evaluate(assistant, name, tmp_path / "data", tmp_path / "out", Options(quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -204,7 +204,7 @@ def test_a_missing_picture_is_named(assistant, tmp_path):
     make_docvqa(tmp_path)
     (tmp_path / "documents/pybv0228_81.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"pybv0228_81\.png"):
-        evaluate(assistant, "docvqa", tmp_path, tmp_path / "out", quiet=True)
+        evaluate(assistant, "docvqa", tmp_path, tmp_path / "out", Options(quiet=True))
 
 
 def test_unknown_benchmarks_are_refused():

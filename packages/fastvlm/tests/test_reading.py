@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fastvlm import pages as pages_module
-from fastvlm import reading, reading_claims
+from fastvlm import reading, reading_claims, reading_jobs
 from fastvlm.pages import PageOptions, find_questions, load_corpus, load_pages, load_vocabulary, normalize
 from fastvlm.readers import (
     ARMS,
@@ -22,19 +22,15 @@ from fastvlm.readers import (
     build_encoder,
     cut_tiles,
 )
+from fastvlm.reading_data import Crops, Device, PageTensors, Words, stack_resolutions, to_pixels
 from fastvlm.reading_stages import (
-    Crops,
-    Device,
-    PageTensors,
     Schedule,
     Size,
-    Words,
     page_accuracy,
     pretrain_language_model,
-    stack_resolutions,
     text_accuracy,
-    to_pixels,
     train_blind,
+    train_reader,
 )
 
 OPTIONS = PageOptions(64, resolutions=(128, 256))
@@ -198,9 +194,9 @@ def test_contrast_points_to_the_words_place():
 
 
 def test_a_language_model_finds_the_word_after_another(tensors):
-    model = pretrain_language_model(NAME, WORDS, Size(100, 32, 2e-3), 0, CPU)
+    model = pretrain_language_model(NAME, WORDS, Size(100, 32, 2e-3), CPU)
     ceiling = text_accuracy(model, tensors["test"][0], WORDS, CPU)
-    blind = train_blind(model, tensors["train"][0], WORDS, Size(10, 16, 1e-3), 0, CPU)
+    blind = train_blind(model, tensors["train"][0], WORDS, Size(10, 16, 1e-3), CPU)
     assert ceiling > 0.7 and text_accuracy(blind, tensors["test"][0], WORDS, CPU, blind=True) < 0.5
 
 
@@ -214,11 +210,9 @@ def test_questions_are_laid_out_with_labels_at_x():
 
 def test_four_pages_are_learnt_by_heart(tensors):
     torch.manual_seed(0)
-    from fastvlm.reading_stages import train_reader
-
     few = PageTensors(*(getattr(tensors["train"][0], f.name)[:4] for f in dataclasses.fields(PageTensors)))
     parts = (build_encoder("fastvithd"), WORDS.language_model(NAME))
-    reader, loss = train_reader(ARMS["FastViTHD"], parts, few, WORDS, Size(45, 6, 2e-3), 0, CPU)
+    reader, loss = train_reader(ARMS["FastViTHD"], parts, few, WORDS, Size(45, 6, 2e-3), CPU)
     assert loss < 2.5 and page_accuracy(reader, few, WORDS, CPU).mean() == 1.0
     assert page_accuracy(reader, few, WORDS, CPU, blank=True).mean() < 1.0
     assert to_pixels(torch.tensor([255, 0])).tolist() == [0.0, 1.0]
@@ -233,21 +227,23 @@ def test_schedule_warms_up_and_cools_down():
 
 
 def test_jobs_come_after_their_needs_and_cover_the_plan():
-    jobs = reading.make_jobs(reading.PLANS["full"])
+    jobs = reading_jobs.make_jobs(reading_jobs.PLANS["full"])
     keys = [job.key for job in jobs]
     assert len(set(keys)) == len(keys)
     for place, job in enumerate(jobs):
         assert all(keys.index(need) < place for need in job.needs)
-    settings = set(reading._settings(reading.PLANS["full"]))
+    settings = set(reading_jobs._settings(reading_jobs.PLANS["full"]))
     for arm, size, language, seed in itertools.product(ARMS, (128, 192, 256, 384), LANGUAGE_MODELS, range(2)):
         assert ((arm, size, language, seed, False) in settings) == ("tiles" not in arm or size >= 256)
     assert {s for a, size, lm, s, equal in settings if a == "ViT + pooling" and equal} == set(range(5))
 
 
 def test_equal_operations_mean_fewer_images():
-    ours, vit = (reading.count_operations(arm, 256, NAME) for arm in ("FastViTHD", "ViT + pooling"))
+    ours, vit = (reading_jobs.count_operations(arm, 256, NAME) for arm in ("FastViTHD", "ViT + pooling"))
     assert 2 < vit / ours < 6
-    assert reading.count_operations("FastViTHD", 384, NAME) > 2 * reading.count_operations("FastViTHD", 192, NAME)
+    assert reading_jobs.count_operations("FastViTHD", 384, NAME) > 2 * reading_jobs.count_operations(
+        "FastViTHD", 192, NAME
+    )
 
 
 def test_a_dead_process_gives_its_job_back_once(tmp_path):

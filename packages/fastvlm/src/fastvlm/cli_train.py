@@ -219,10 +219,10 @@ class Evaluate:
 
     def run(self) -> None:
         """Ask, score and print the scores."""
-        from fastvlm.evaluate import evaluate
+        from fastvlm.evaluate import Options, evaluate
         from fastvlm.predict import load_assistant
 
         options = {"precision": self.precision, "image_size": self.image_size, "adapter": self.adapter}
         assistant = load_assistant(self.model, self.device, **options)
-        more = {"limit": self.limit, "resume": self.resume, "quiet": self.quiet}
-        print_result(evaluate(assistant, self.benchmark, self.data, self.out, **more), self.json)
+        asking = Options(self.limit, self.resume, self.quiet)
+        print_result(evaluate(assistant, self.benchmark, self.data, self.out, asking), self.json)

@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,27 @@ logger = logging.getLogger(__name__)
 SAMPLES = "samples.jsonl"
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a benchmark is asked.
+
+    Args:
+        limit: Ask the first so many questions only.
+        resume: Keep the records that the folder has.
+        quiet: No progress.
+    """
+
+    limit: int | None = None
+    resume: bool = False
+    quiet: bool = False
+
+
 def evaluate(
     assistant: Assistant,
     name: str,
     data: Path,
     out: Path,
-    *,
-    limit: int | None = None,
-    resume: bool = False,
-    quiet: bool = False,
+    options: Options = Options(),
 ) -> dict[str, float]:
     """Ask all questions of a benchmark; write `samples.jsonl` and `scores.json`.
 
@@ -44,9 +57,7 @@ def evaluate(
         name: Key of `fastvlm.tasks.BENCHMARKS`.
         data: Folder in the benchmark's public layout.
         out: Folder of the results.
-        limit: Ask the first so many only.
-        resume: Keep the records that `out` has.
-        quiet: No progress.
+        options: How many questions, and whether to go on.
 
     Returns:
         Scores by name, from 0 to 100; "score" first.
@@ -56,13 +67,13 @@ def evaluate(
         InputError: A file is damaged, there is no question, or `out` holds records and `resume` was not asked for.
     """
     benchmark, path = find_benchmark(name), out / SAMPLES
-    if path.exists() and not resume:
+    if path.exists() and not options.resume:
         raise InputError(f"{out} already holds records; go on with --resume, or choose another --out.")
     records = {row["name"]: row for row in read_jsonl(path)} if path.exists() else {}
-    samples = list(itertools.islice(benchmark.read(data), limit))
+    samples = list(itertools.islice(benchmark.read(data), options.limit))
     if not samples:
         raise InputError(f"no question in {data}.")
-    with progress(total=len(samples), description=name, unit="questions", quiet=quiet) as bar:
+    with progress(total=len(samples), description=name, unit="questions", quiet=options.quiet) as bar:
         for sample in samples:
             if sample.name not in records:
                 answer = ask(assistant, sample, benchmark.max_new_tokens)

@@ -22,7 +22,8 @@ from torch import Tensor
 from fastvlm import plots
 from fastvlm.pareto import pareto_front
 from fastvlm.readers import ARMS, LANGUAGE_MODELS, Arm, Reader, SmallLM, build_encoder
-from fastvlm.reading import (
+from fastvlm.reading import check_power, run_jobs
+from fastvlm.reading_jobs import (
     CONTROLS,
     LOW_RESOLUTION,
     MAIN_RESOLUTION,
@@ -31,9 +32,7 @@ from fastvlm.reading import (
     SMALL_LM,
     TILES,
     Budget,
-    check_power,
     count_operations,
-    run_jobs,
 )
 
 MINIMUM_EFFECT = 0.03
