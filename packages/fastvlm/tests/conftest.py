@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import gzip
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import FastVlmConfig, FastVlmForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parent))  # `make_training` serves two test files
 REFERENCE = Path(__file__).parent / "reference"
 spec = importlib.util.spec_from_file_location("fill", REFERENCE / "fill.py")
 fill = importlib.util.module_from_spec(spec)

@@ -1,7 +1,6 @@
 """Training: what learns and how fast, batches, exact resume after kills, two processes equal to one, bad records."""
 
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -14,16 +13,15 @@ import pytest
 import torch
 from fastvlm import FastVLM
 from fastvlm.adapters import load_adapter
-from fastvlm.data import BadRecords, Collator, Source, Steps, epoch_batches, pair_sources, read_records, stack_views
+from fastvlm.data import Collator, Source, read_records
 from fastvlm.learner import Learner, build_optimizer, learning_rate
 from fastvlm.recipes import TRAIN_PRESETS, TrainConfig
 from fastvlm.start import Start, assemble
-from fastvlm.train import RunOptions, Trainer, train
-from PIL import Image
+from fastvlm.train import Trainer
+from make_training import TINY, run, same, weights, write_data
 from tenfold_shared.commands import InputError
 from tenfold_shared.files import read_jsonl
 
-TINY = dataclasses.replace(TRAIN_PRESETS["tiny"], num_steps=6, max_bad_share=0.0)
 STAGES = {
     "stage1": dataclasses.replace(
         TINY, train_encoder=False, train_language_model=False, template="plain", learning_rate=1e-2
@@ -32,31 +30,11 @@ STAGES = {
     "stage2": dataclasses.replace(TINY, image_size=128, encoder_learning_rate=1e-4, projector_learning_rate=5e-3),
     "lora": dataclasses.replace(TINY, train_encoder=False, lora_rank=2, lora_dropout=0.2),
 }
-WORDS = "the cat sat on the mat what is in the picture".split()
-
-
-def make_rows(count):
-    """Every third record has no picture, every fourth has two rounds; pictures differ in size."""
-    rows = []
-    for i in range(count):
-        turns = [{"from": "human", "value": " ".join(WORDS[: 2 + i % 7])}, {"from": "gpt", "value": WORDS[i % 9]}]
-        row = {"id": f"r{i}", "conversations": turns + (turns if i % 4 == 0 else [])}
-        if i % 3:
-            row = {**row, "image": f"{i}.png", "conversations": [dict(turn) for turn in row["conversations"]]}
-            row["conversations"][0]["value"] += "\n<image>"
-        rows.append(row)
-    return rows
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rows = make_rows(14)
-    for i, row in enumerate(rows):
-        if "image" in row:
-            Image.linear_gradient("L").resize((20 + 5 * i, 60 - 3 * i)).convert("RGB").save(folder / row["image"])
-    (folder / "talk.json").write_text(json.dumps(rows))
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)
@@ -65,21 +43,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def run(tiny_folder, data, out, config=TINY, **options):
-    resume = options.pop("resume", False)
-    sources = [Source(data / "talk.json", data)]
-    options = RunOptions(log_every=1, quiet=True, **options)
-    return train(lambda: Start.from_pretrained(tiny_folder), config, sources, out, resume=resume, options=options)
-
-
-def weights(folder):
-    return FastVLM.from_pretrained(folder).state_dict()
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def changed(tiny_folder, folder):
@@ -156,17 +119,21 @@ def test_killed_training_goes_on_to_the_same_weights(tiny_folder, data, tmp_path
 WORKER = """
 import json, sys, torch
 sys.path.insert(0, {tests!r})
-import test_train as t
 from fastvlm import parallel
+from pathlib import Path
+from make_training import TINY
+from fastvlm.data import Collator, Source, Steps, read_records
+from fastvlm.start import Start
+from fastvlm.train import RunOptions, Trainer
 from mobileclip.distributed import Processes
 import dataclasses
 torch.set_num_threads(1)
 processes = Processes.from_environment("cpu")
-config = dataclasses.replace(t.TINY, batch_size=8, micro_batch_size={micro}, learning_rate=1e-3, num_steps=3)
-start = t.Start.from_pretrained({model!r})
-records, bad = t.read_records([t.Source(t.Path({data!r}) / "talk.json", t.Path({data!r}))])
-steps = t.Steps(records, config, t.Collator(start.processor, config), processes.rank, processes.world_size)
-trainer = t.Trainer(start.model, config, 3, t.RunOptions(engine={engine!r}), processes)
+config = dataclasses.replace(TINY, batch_size=8, micro_batch_size={micro}, learning_rate=1e-3, num_steps=3)
+start = Start.from_pretrained({model!r})
+records, bad = read_records([Source(Path({data!r}) / "talk.json", Path({data!r}))])
+steps = Steps(records, config, Collator(start.processor, config), processes.rank, processes.world_size)
+trainer = Trainer(start.model, config, 3, RunOptions(engine={engine!r}), processes)
 if {alone}:
     trainer.processes = Processes()
 losses = [trainer.train_step(steps[step])["train/loss"] for step in range(3)]
@@ -266,13 +233,13 @@ def test_the_loss_is_transformers_own(tiny_folder, data):
 
 
 def test_eight_records_are_learnt_by_heart(tiny_folder, data):
-    config = dataclasses.replace(TINY, batch_size=8, micro_batch_size=8, learning_rate=1e-2, num_steps=60)
+    config = dataclasses.replace(TINY, batch_size=8, micro_batch_size=8, learning_rate=4e-3, num_steps=160)
     start = Start.from_pretrained(tiny_folder)
     records, _ = read_records([Source(data / "talk.json", data)])
-    trainer = Trainer(start.model, config, 60)
+    trainer = Trainer(start.model, config, 160)
     batch = Collator(start.processor, config)(records[1:8])
-    losses = [trainer.train_step([batch])["train/loss"] for _ in range(60)]
-    assert losses[0] > 2 and losses[-1] < 0.4
+    losses = [trainer.train_step([batch])["train/loss"] for _ in range(160)]
+    assert losses[0] > 2 and losses[-1] < 0.5
 
 
 def test_learning_rates_by_module(tiny_folder):
@@ -318,46 +285,6 @@ def test_bf16(tiny_folder, data):
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_an_epoch_has_every_record_once(seed):
-    lengths, has_image = [3, 9, 1, 7, 5, 2, 8, 6, 4, 11], [True, False] * 5
-    config = dataclasses.replace(TINY, seed=seed, batch_size=4)
-    batches = epoch_batches(lengths, has_image, config, 0)
-    assert sorted(i for batch in batches for i in batch) == list(range(10)) and len(batches) == 3
-    assert all(len({has_image[i] for i in batch}) == 1 for batch in batches[:2]), "only the last ones mix"
-    assert all([lengths[i] for i in b] == sorted((lengths[i] for i in b), reverse=True) for b in batches)
-    assert batches != epoch_batches(lengths, has_image, config, 1)
-
-
-def test_processes_share_a_step(tiny_folder, data):
-    processor = Start.from_pretrained(tiny_folder).processor
-    records, _ = read_records([Source(data / "talk.json", data)])
-    collator = Collator(processor, TINY)
-    whole = Steps(records, TINY, collator)
-    shares = [Steps(records, TINY, collator, rank, 2) for rank in range(2)]
-    for step in range(4):
-        names = [name for batch in whole[step] for name in batch.names]
-        parts = [[batch.names for batch in share[step]] for share in shares]
-        assert len(parts[0]) == len(parts[1])
-        assert sorted(names) == sorted(n for part in parts for batch in part for n in batch if n != "nothing")
-
-
-def test_lists_of_data_sets():
-    a, b = Path("a.json"), Path("x/b.json")
-    assert [source.images for source in pair_sources([a, b], [])] == [Path(), Path("x")]
-    assert [source.images for source in pair_sources([a, b], [Path("i")])] == [Path("i"), Path("i")]
-    assert [source.images for source in pair_sources([a, b], [Path("i"), Path("j")])] == [Path("i"), Path("j")]
-    with pytest.raises(InputError, match="3 data sets and 2 image folders"):
-        pair_sources([a, b, a], [Path("i"), Path("j")])
-
-
-def test_json_lines_are_read(data, tmp_path):
-    rows = make_rows(4)
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    records, bad = read_records([Source(tmp_path / "a.jsonl", data), Source(data / "talk.json", data)])
-    assert [record.name for record in records[:2]] == ["a.jsonl:r0", "a.jsonl:r1"] and len(records) == 18 and not bad
-
-
 def test_adapters_belong_to_their_base(tiny_folder, data, tmp_path, untied_folder):
     run(tiny_folder, data, tmp_path, STAGES["lora"])
     merged = load_adapter(FastVLM.from_pretrained(tiny_folder), tmp_path / "adapter").state_dict()
@@ -383,67 +310,6 @@ def test_a_language_model_meets_an_encoder(tiny_folder, tmp_path, data):
     shutil.rmtree(tmp_path / "qwen")
 
 
-def spoil(data, folder, count):
-    """A set of fourteen good records and some of each kind of bad one."""
-    rows = make_rows(14)
-    turns = [{"from": "human", "value": "<image>\nthe"}, {"from": "gpt", "value": "cat"}]
-    (folder / "torn.png").write_bytes(b"no picture")
-    bad = [
-        {"id": "b0"},
-        {"id": "b1", "conversations": [{"from": "robot", "value": "x"}]},
-        {"id": "b2", "image": "nowhere.png", "conversations": turns},
-        {"id": "b3", "image": ["1.png", "2.png"], "conversations": turns},
-        {"id": "b4", "conversations": [{"from": "human", "value": "cat " * 400}, turns[1]]},
-        {"id": "b5", "image": "torn.png", "conversations": turns},
-    ][:count]
-    for row in rows:
-        if "image" in row:
-            (folder / row["image"]).write_bytes((data / row["image"]).read_bytes())
-    (folder / "talk.json").write_text(json.dumps(rows + bad))
-
-
-REASONS = ("no conversations", "unknown role", "is missing", "1 `<image>` but 2", "longer than the context", "torn.png")
-
-
-def test_bad_records_are_skipped_counted_and_named(tiny_folder, data, tmp_path):
-    spoil(data, tmp_path, 6)
-    config = dataclasses.replace(TINY, max_bad_share=0.35, max_length=200, num_steps=10)
-    run(tiny_folder, tmp_path, tmp_path / "run", config)
-    rows = {row["record"]: row["reason"] for row in read_jsonl(tmp_path / "run/skipped.jsonl")}
-    assert sorted(rows) == [f"talk.json:b{i}" for i in range(6)]
-    for number, reason in enumerate(REASONS):
-        assert reason in rows[f"talk.json:b{number}"]
-    assert read_jsonl(tmp_path / "run/metrics.jsonl")[-1]["train/bad_records"] == 6
-
-
-def test_a_resumed_run_names_the_same_records(tiny_folder, data, tmp_path):
-    spoil(data, tmp_path, 6)
-    config = dataclasses.replace(TINY, max_bad_share=0.35, max_length=200, num_steps=10)
-    run(tiny_folder, tmp_path, tmp_path / "whole", config)
-    for stop in (2, 5, None):
-        run(tiny_folder, tmp_path, tmp_path / "cut", config, resume=True, stop_after=stop)
-    whole, cut = (sorted(r["record"] for r in read_jsonl(tmp_path / n / "skipped.jsonl")) for n in ("whole", "cut"))
-    assert whole == cut and same(weights(tmp_path / "whole/model"), weights(tmp_path / "cut/model"))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.15, 0.25])
-def test_too_many_bad_records_stop_the_run(tiny_folder, data, tmp_path, share):
-    """Four of twenty are seen to be bad at once, the fifth and sixth when their batches come."""
-    spoil(data, tmp_path, 6)
-    config = dataclasses.replace(TINY, max_bad_share=share, max_length=200, num_steps=10)
-    with pytest.raises(InputError, match=r"\d of 20 records are bad, named in .*skipped.jsonl"):
-        run(tiny_folder, tmp_path, tmp_path / "run", config)
-    assert len(read_jsonl(tmp_path / "run/skipped.jsonl")) == {0.0: 4, 0.15: 4, 0.25: 6}[share]
-
-
-def test_a_record_counts_once():
-    bad = BadRecords(None, 0.2, 10)
-    bad.add([("a", "x")], 1)
-    bad.add([("a", "x"), ("b", "y")], 2)
-    with pytest.raises(InputError, match="3 of 10 records are bad, the last because z"):
-        bad.add([("c", "z")], 3)
-
-
 def test_a_loss_that_is_not_finite_stops_with_its_place(tiny_folder, data):
     start = Start.from_pretrained(tiny_folder)
     records, _ = read_records([Source(data / "talk.json", data)])
@@ -451,11 +317,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tiny_folder, data):
     batch.pixels[0] = math.nan
     with pytest.raises(InputError, match=r"not finite at step 0 .*talk.json:r1"):
         Trainer(start.model, TINY, 3).train_step([batch])
-
-
-def test_views_of_different_sizes_are_refused():
-    with pytest.raises(InputError, match="mixed image sizes"):
-        stack_views([torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 128, 64)])
 
 
 def test_other_runs_are_refused(tiny_folder, data, tmp_path):

@@ -223,7 +223,7 @@ class Collator:
             except BadRecord as error:
                 bad.append((record.name, str(error)))
         if not rows:  # something to run, from which nothing is learned
-            rows = [(Example([self._pad], [IGNORE]), [], "nothing")]
+            rows = [(Example([self._pad] * 2, [IGNORE] * 2), [], "nothing")]
         return self._stack(rows, bad)
 
     @property

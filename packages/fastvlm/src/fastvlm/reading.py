@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tenfold_shared.files import atomic_write, write_json
+from tenfold_shared.files import atomic_write, plain_json, write_json
 
 from fastvlm.pages import NAMES, PageOptions, load_pages
 from fastvlm.reading_data import Device
@@ -83,7 +83,8 @@ def work(folder: Path, plan: Plan, device: Device, deadline: float) -> None:
         found = ready[0].run(lab)
         spent = {"cpu_seconds": time.process_time() - started[0], "seconds": time.perf_counter() - started[1]}
         _free(device.name)
-        write_json(folder / "records" / f"{ready[0].key}.json", {"key": ready[0].key, **found, **spent})
+        row = plain_json({"key": ready[0].key, **found, **spent})
+        write_json(folder / "records" / f"{ready[0].key}.json", row)
         logger.info("%s: %s", ready[0].key, {k: round(v, 4) for k, v in found.items() if isinstance(v, float)})
 
 

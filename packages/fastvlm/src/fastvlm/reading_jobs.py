@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,6 +35,7 @@ SMALL_LM, LARGE_LM = LANGUAGE_MODELS
 PRIMARY, CONTROLS, TILES = "FastViTHD", ("ViT + pruning", "ViT + pooling"), "FastViTHD, 2 x 2 tiles"
 MAIN_RESOLUTION, LOW_RESOLUTION = 256, 128
 TUNING_SHARE = 4  # of the steps, one over this
+MAX_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ PLANS: dict[Budget, Plan] = {
     ),
     "full": Plan(
         5, 2, 128, (12_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
-        Size(1000, 64, 0.0), (1e-3, 3e-3), (5e-4, 1.5e-3),
+        Size(1000, 64, 0.0), (7e-4, 2e-3), (5e-4, 1.5e-3),
     ),
 }  # fmt: skip
 
@@ -239,7 +241,13 @@ def _shorten(size: Size, rate: float) -> Size:
 
 
 def _pretrain(lab: Laboratory, name: str, size: Size) -> tuple[nn.Module, dict[str, Any]]:
-    model, loss = pretrain_encoder(name, lab.all_resolutions("train"), lab.words, size, lab.device)
+    pages = lab.all_resolutions("train")
+    model, loss = pretrain_encoder(name, pages, lab.words, size, lab.device)
+    for _ in range(MAX_RETRIES):
+        if math.isfinite(loss):
+            break
+        size = replace(size, rate=size.rate / 2)  # it diverged; the record says at which rate it did not
+        model, loss = pretrain_encoder(name, pages, lab.words, size, lab.device)
     accuracy = word_accuracy(model, lab.all_resolutions("validation"), lab.words, lab.device)
     return model.encoder, {"validation": accuracy, "loss": loss, **vars(size)}
 
