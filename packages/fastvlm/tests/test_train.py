@@ -233,13 +233,13 @@ def test_the_loss_is_transformers_own(tiny_folder, data):
 
 
 def test_eight_records_are_learnt_by_heart(tiny_folder, data):
-    config = dataclasses.replace(TINY, batch_size=8, micro_batch_size=8, learning_rate=4e-3, num_steps=160)
+    config = dataclasses.replace(TINY, batch_size=8, micro_batch_size=8, learning_rate=1e-2, num_steps=60)
     start = Start.from_pretrained(tiny_folder)
     records, _ = read_records([Source(data / "talk.json", data)])
-    trainer = Trainer(start.model, config, 160)
+    trainer = Trainer(start.model, config, 60)
     batch = Collator(start.processor, config)(records[1:8])
-    losses = [trainer.train_step([batch])["train/loss"] for _ in range(160)]
-    assert losses[0] > 2 and losses[-1] < 0.5
+    losses = [trainer.train_step([batch])["train/loss"] for _ in range(60)]
+    assert losses[0] > 5 and losses[-1] < 1
 
 
 def test_learning_rates_by_module(tiny_folder):

@@ -36,6 +36,8 @@ from fastvlm.reading_jobs import (
 )
 
 MINIMUM_EFFECT = 0.03
+METRIC = "exact match on held-out pages: which word follows X"
+UNTRAINED = "no readers of both sides were trained in the time of this run."
 QUESTION_TOKENS = 2  # the mark, and X
 TIMED_ROUNDS: dict[Budget, int] = {"smoke": 1, "laptop": 3, "full": 15}
 SECONDS: dict[Budget, float] = {"smoke": 60.0, "laptop": 60.0, "full": 1200.0}
@@ -94,7 +96,7 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         seed: Of the order of timings; training has seeds of its own.
 
     Returns:
-        One row per contrast for which there are records. Below the full budget nobody learns to read in the time
+        One row per contrast, not attempted where a side has no records. Below the full budget nobody learns to read in the time
         there is, and nothing is judged.
     """
     start = time.perf_counter()
@@ -107,7 +109,14 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     write_json(folder / "curves.json", curves)
     draw(out / "reading.svg", curves if budget == "full" else recorded_curves() or curves)
     facts = partial(_judge, records, rows=rows, budget=budget, seconds=time.perf_counter() - start)
-    return [row for row in map(facts, CONTRASTS) if row is not None]
+    return [facts(contrast) or not_trained(contrast, UNTRAINED) for contrast in CONTRASTS]
+
+
+def not_trained(contrast: Contrast, reason: str) -> ClaimResult:
+    """Return the row of a contrast of which one side has not been trained."""
+    return ClaimResult.not_attempted(
+        paper="fastvlm", claim=contrast.claim, primary_metric=METRIC, paper_value=None, reason=reason
+    )
 
 
 def draw(path: Path, curves: Mapping[str, Any]) -> None:
@@ -245,7 +254,7 @@ def _judge(
     return ClaimResult.compare(
         paper="fastvlm",
         claim=contrast.claim,
-        primary_metric="exact match on held-out pages: which word follows X",
+        primary_metric=METRIC,
         paper_value=None,
         ours=ours,
         control=theirs,
