@@ -96,8 +96,8 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         seed: Of the order of timings; training has seeds of its own.
 
     Returns:
-        One row per contrast, not attempted where a side has no records. Below the full budget nobody learns to read in the time
-        there is, and nothing is judged.
+        One row per contrast, not attempted where a side has no records. Below the full budget nobody learns to read in
+        the time there is, and nothing is judged.
     """
     start = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
