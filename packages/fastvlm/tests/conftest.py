@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import gzip
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import FastVlmConfig, FastVlmForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parent))  # `make_training` serves two test files
 REFERENCE = Path(__file__).parent / "reference"
 spec = importlib.util.spec_from_file_location("fill", REFERENCE / "fill.py")
 fill = importlib.util.module_from_spec(spec)
@@ -158,5 +160,24 @@ def hf_folder(hf_model, tmp_path_factory):
     """transformers' layout, written by transformers."""
     folder = tmp_path_factory.mktemp("models") / "hf"
     hf_model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A whole model that trains in no time: 64 px, one token an image, its own tokenizer."""
+    from dataclasses import replace
+
+    from fastvlm import PRESETS, EncoderConfig, FastVLM
+
+    preset = PRESETS["fastvlm_0.5b"]
+    language = replace(
+        preset.language, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, hidden_dim=48, vocab_size=320
+    )
+    encoder = EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=64, embed_dim=0)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    FastVLM.from_config(replace(preset, language=language, encoder=encoder)).save_pretrained(folder)
     write_tokenizer(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The command `fastvlm`: predict, chat, convert, export, presets, profile, benchmark, reproduce."""
+"""The command `fastvlm`: all verbs; those that train and measure are in `cli_train`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tenfold_shared.commands import print_result, run_command
 from tenfold_shared.logs import setup_logging
 from tyro.conf import arg
 
+from fastvlm.cli_train import Evaluate, Merge, Train
 from fastvlm.config import PRESETS, TEXT_TOKENS
 
 if TYPE_CHECKING:
@@ -325,6 +326,8 @@ class Reproduce:
     """Folder for claims.json and the plots."""
     budget: Budget = "laptop"
     """smoke (under 30 s), laptop (under 150 s), full (what results/recorded.json holds)."""
+    parts: tuple[Literal["latency", "reading"], ...] = ("latency", "reading")
+    """Which experiments: time to first token, reading pages."""
     seed: int = 0
     """Seed of weights and order."""
     json: bool = False
@@ -336,9 +339,10 @@ class Reproduce:
         """Measure, write claims.json and print the claims."""
         from tenfold_shared.verbs import report_claims
 
-        from fastvlm.reproduce import reproduce
+        from fastvlm.reproduce import measure
 
-        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        run = partial(measure, budget=self.budget, seed=self.seed, parts=self.parts)
+        report_claims(run, self.out, json=self.json)
 
 
 def read_pictures(paths: tuple[Path, ...]) -> list[Image.Image]:
@@ -353,6 +357,9 @@ def main() -> None:
     commands = {
         "predict": Predict,
         "chat": Chat,
+        "train": Train,
+        "evaluate": Evaluate,
+        "merge": Merge,
         "convert": Convert,
         "export": Export,
         "presets": Presets,

@@ -50,9 +50,7 @@ def convert(source: str | Path, out: Path, layout: Layout) -> dict[str, Any]:
     model, processor = FastVLM.from_pretrained(folder), FastVLMProcessor.from_pretrained(folder)
     image_token_id = _image_token_id(processor, read_config(folder))
     model.save_pretrained(out, layout, image_token_id)
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+    copy_tokenizer(folder, out)
     if layout == "fast_vlm":
         write_hf_processor(processor, out)
     num_tensors = _check_equal(model, FastVLM.from_pretrained(out))
@@ -62,6 +60,13 @@ def convert(source: str | Path, out: Path, layout: Layout) -> dict[str, Any]:
         "tensors": num_tensors,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the files of a tokenizer from one model folder to another."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
 
 
 def _image_token_id(processor: FastVLMProcessor, config: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,14 @@ class FastVLM(nn.Module):
         options: dict[str, Any] = {name: getattr(self, name) for name in ("image_aspect_ratio", "grid_pinpoints")}
         return FastVLM(fast, self.projector, self.language_model, **options).eval()
 
+    def set_image_size(self, size: int) -> None:
+        """Make another resolution the model's own (Sec. 3.2: resolution scaling); weights fit any.
+
+        Args:
+            size: Height and width in pixels, divisible by 64.
+        """
+        self.encoder.config = dataclasses.replace(self.encoder.config, image_size=size)
+
     def encode_images(self, pixels: Float[Tensor, "views 3 size size"]) -> Float[Tensor, "views tokens dim"]:
         """Return image tokens in the language model's width.
 
@@ -211,7 +220,7 @@ class FastVLM(nn.Module):
         """Return logits at every position; see `embed` for the arguments."""
         embeds, mask = self.embed(input_ids, pixels, attention_mask, views)
         output = self.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=_positions(mask), use_cache=False
+            inputs_embeds=embeds, attention_mask=mask, position_ids=count_positions(mask), use_cache=False
         )
         return output.logits
 
@@ -249,7 +258,7 @@ class FastVLM(nn.Module):
             sampling: How tokens are chosen, and when the answer ends.
         """
         ends = torch.tensor(self._end_tokens(sampling), device=mask.device)
-        inputs: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": _positions(mask)}
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": count_positions(mask)}
         ended, token, cache = torch.zeros_like(mask[:, 0], dtype=torch.bool), None, None
         for _ in range(sampling.max_new_tokens):
             output = self.language_model(
@@ -262,7 +271,7 @@ class FastVLM(nn.Module):
             if bool(ended.all()):
                 return
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-            inputs = {"input_ids": token[:, None], "position_ids": _positions(mask)[:, -1:]}
+            inputs = {"input_ids": token[:, None], "position_ids": count_positions(mask)[:, -1:]}
 
     def _end_tokens(self, sampling: Sampling) -> list[int]:
         if sampling.eos_token_ids is not None:
@@ -306,8 +315,8 @@ def _pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return embeds, mask
 
 
-def _positions(mask: Tensor) -> Tensor:
-    """Positions that count from the first token that is no padding."""
+def count_positions(mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Return positions that count from the first token that is no padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 

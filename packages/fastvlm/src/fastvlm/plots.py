@@ -73,6 +73,48 @@ def _scatter(axis: Any, rows: Rows, quality: str, colour: str, label: str) -> No
     axis.scatter([row["ttft_ms"] / 1e3 for row in front], [row[quality] for row in front], **ring)
 
 
+def draw_reading(path: Path, rows: Rows, floors: Mapping[str, float], source: str = "") -> None:
+    """Draw exact match over the time to the first token, one panel per language model, one line per way to tokens.
+
+    Args:
+        path: SVG file to write.
+        rows: Rows of `fastvlm.reading_claims.tabulate`; a line joins the resolutions of an arm.
+        floors: Levels to draw across, by name.
+        source: Which run the rows are of.
+    """
+    models = list(dict.fromkeys(row["llm"] for row in rows))
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    with plt.rc_context(STYLE):
+        size = (3.6 * max(1, len(models)) + 1.0, 3.8)
+        figure, axes = plt.subplots(
+            1, max(1, len(models)), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        )
+        for axis, model in zip(axes[0], models, strict=False):
+            for index, arm in enumerate(arms):
+                chosen = [row for row in rows if row["llm"] == model and row["arm"] == arm]
+                chosen = sorted(chosen, key=lambda row: row["resolution"])
+                axis.plot(*_columns(chosen, "ttft_ms", "accuracy"), "o-", color=f"C{index}", label=arm, markersize=4)
+                for row in chosen:
+                    axis.annotate(f" {row['resolution']}", (row["ttft_ms"], row["accuracy"]), fontsize=7)
+            front = [row for row in rows if row["llm"] == model and row["pareto"]]
+            axis.scatter(*_columns(front, "ttft_ms", "accuracy"), facecolors="none", edgecolors="grey", s=110)
+            for name, value in floors.items():
+                axis.axhline(value, color="grey", linewidth=0.8, linestyle=":")
+                axis.text(0.99, value, name, transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
+            axis.set(xscale="log", xlabel="time to first token (ms)", title=f"language model: {model}")
+        axes[0][0].set_ylabel("exact match, held-out pages")
+        if models:
+            handles = axes[0][0].get_legend_handles_labels()
+            figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+        title = "Which word follows X: exact match over time to first token; rings mark the frontier"
+        words = f"Lines join resolutions (pixels beside the points) of synthetic pages. {source}".strip()
+        _save(figure, path, title, words)
+
+
+def _columns(rows: Rows, *names: str) -> list[list[float]]:
+    return [[row[name] for row in rows] for name in names]
+
+
 def draw_ttft(path: Path, rows: Rows) -> None:
     """Draw encoder and prefill time as one bar per setting, for the smallest language model.
 

@@ -13,6 +13,7 @@ from PIL import Image
 from tenfold_shared.commands import InputError
 from torch import Tensor
 
+from fastvlm.adapters import load_adapter
 from fastvlm.checkpoint import find_folder
 from fastvlm.config import check_resolution
 from fastvlm.model import FastVLM, Sampling
@@ -135,7 +136,12 @@ class Conversation:
 
 
 def load_assistant(
-    source: str | Path, device: str = "auto", *, precision: str = "fp32", image_size: int | None = None
+    source: str | Path,
+    device: str = "auto",
+    *,
+    precision: str = "fp32",
+    image_size: int | None = None,
+    adapter: str | Path | None = None,
 ) -> Assistant:
     """Load a folder (or hub name) in either layout for inference.
 
@@ -144,9 +150,10 @@ def load_assistant(
         device: "auto", "cpu", "cuda" or "mps".
         precision: "fp32", "bf16" or "fp16".
         image_size: Height and width of a view in pixels; by default what the folder says.
+        adapter: Folder of a trained adapter to add to the model.
 
     Raises:
-        InputError: The device is not there, or the folder does not hold a FastVLM.
+        InputError: The device is not there, the folder does not hold a FastVLM, or the adapter has another base.
         ValueError: `image_size` is not divisible by 64.
     """
     device, dtype = resolve_device(device), DTYPES[precision]
@@ -155,5 +162,7 @@ def load_assistant(
     folder = find_folder(source)
     processor = FastVLMProcessor.from_pretrained(folder)
     processor.image_size = image_size or processor.image_size
-    model = FastVLM.from_pretrained(folder, dtype=dtype).optimize().to(device)
-    return Assistant(model, processor, device, dtype)
+    model = FastVLM.from_pretrained(folder)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    return Assistant(model.to(dtype).optimize().to(device), processor, device, dtype)

@@ -1,20 +1,20 @@
-"""FastVLM's latency claims at laptop scale: time to first token against LLaVA-1.5 and LLaVA-OneVision.
+"""FastVLM's claims at laptop scale: time to first token against LLaVA-1.5 and LLaVA-OneVision, and reading.
 
-    fastvlm reproduce --budget laptop        (two cores, about two minutes; full: about ten)
+    fastvlm reproduce --budget laptop        (two cores, about two minutes; full: about ten, and a GPU)
 
-Fixed before the run. Time to first token is image encoder plus prefill, batch 1, float32, warm, CPU; weights are
-random, which time does not depend on. LLaVA-1.5 setup: the same Vicuna-7B-shaped language model on both sides;
-FastViTHD at 768 px (144 tokens, the reading of the abstract's 3.2x that fits) and at 1,024 px (256 tokens) against
-ViT-L/14 at 336 px (576 tokens, last block left out as LLaVA reads the one before it). LLaVA-OneVision: FastVLM-0.5B at
-1,024 px against ten SigLIP-SO400M views of 384 px (an image of 1,152 px in nine tiles, and an overview) and 7,290
-tokens, the same Qwen2-0.5B-shaped language model. 24 text tokens on both sides. One view is timed (at 378 px, the 27 x
-27 patches of 384) and counts ten times. The 7B model shares one layer's tensors over all layers (`fastvlm.prefill`).
-Where a pass has over a thousand tokens or 7B parameters, one layer runs (full: four) and the others' time is
-extrapolated. Rounds in which every part runs once in random order take the place of seeds; primary metric: the peer's
-time over ours in the same round; control: the peer, a ratio of 1; minimum effect: half of the gain that the paper
-reports (1.1) for LLaVA-1.5, and for LLaVA-OneVision a factor of five (the paper's 85x sets an M1's neural engine beside
-its GPU; a CPU has one speed for both). smoke shrinks all sides to a quarter. The paper measured an M1 with Core ML and
-MLX.
+The reading experiment is described in `reading`. Latency, fixed before the run. Time to first token is image encoder
+plus prefill, batch 1, float32, warm, CPU; weights are random, which time does not depend on. LLaVA-1.5 setup: the same
+Vicuna-7B-shaped language model on both sides; FastViTHD at 768 px (144 tokens, the reading of the abstract's 3.2x that
+fits) and at 1,024 px (256 tokens) against ViT-L/14 at 336 px (576 tokens, last block left out as LLaVA reads the one
+before it). LLaVA-OneVision: FastVLM-0.5B at 1,024 px against ten SigLIP-SO400M views of 384 px (an image of 1,152 px in
+nine tiles, and an overview) and 7,290 tokens, the same Qwen2-0.5B-shaped language model. 24 text tokens on both sides.
+One view is timed (at 378 px, the 27 x 27 patches of 384) and counts ten times. The 7B model shares one layer's tensors
+over all layers (`fastvlm.prefill`). Where a pass has over a thousand tokens or 7B parameters, one layer runs (full:
+four) and the others' time is extrapolated. Rounds in which every part runs once in random order take the place of
+seeds; primary metric: the peer's time over ours in the same round; control: the peer, a ratio of 1; minimum effect:
+half of the gain that the paper reports (1.1) for LLaVA-1.5, and for LLaVA-OneVision a factor of five (the paper's 85x
+sets an M1's neural engine beside its GPU; a CPU has one speed for both). smoke shrinks all sides to a quarter. The
+paper measured an M1 with Core ML and MLX.
 
 Beside the claims stands the latency analysis (Sec. 3.2): table and frontier of `fastvlm profile`, of a recorded run.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -37,12 +37,14 @@ from tenfold_shared.claims import ClaimResult, PaperValue
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
 
-from fastvlm import plots
+from fastvlm import plots, reading_claims
 from fastvlm.config import LANGUAGE_MODELS, TEXT_TOKENS
 from fastvlm.peers import ENCODERS, count_siglip_parameters
 from fastvlm.prefill import Prefill
 
 Budget = Literal["smoke", "laptop", "full"]
+Part = Literal["latency", "reading"]
+ALL: tuple[Part, ...] = ("latency", "reading")
 ROUNDS: dict[Budget, int] = {"smoke": 1, "laptop": 3, "full": 9}
 SHRINK: dict[Budget, int] = {"smoke": 4, "laptop": 1, "full": 1}
 LAYERS: dict[Budget, int] = {"smoke": 1, "laptop": 1, "full": 4}  # that run where all would take long
@@ -116,17 +118,30 @@ Times = dict[tuple[str, int], np.ndarray]
 
 
 def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
-    """Measure time to first token against LLaVA-1.5 and LLaVA-OneVision and judge the paper's claims.
+    """Measure time to first token, train readers of pages, and judge the paper's claims.
 
     Args:
-        out: Existing folder; gets `ttft.svg`, `pareto.svg` and `profile.svg`.
+        out: Existing folder; gets `ttft.svg`, `pareto.svg`, `profile.svg`, `reading.svg` and `reading/`.
         budget: "smoke" (1 round at a quarter of the size), "laptop" (3 rounds) or "full" (9).
         seed: Of weights, inputs and order.
 
     Returns:
-        One row per contrast, the encoder's size, and the claims that need weights.
+        One row per contrast, the encoder's size, the reading experiment, and the claims that need weights.
     """
+    return measure(out, budget=budget, seed=seed, parts=ALL)
+
+
+def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[ClaimResult]:
+    """Do a part of `reproduce`, or both."""
     seed_everything(seed)
+    claims = _latency(out, budget, seed) if "latency" in parts else []
+    if "reading" in parts:
+        claims += reading_claims.measure(out, budget=budget, seed=seed)
+    return [*claims, *_not_attempted()]
+
+
+def _latency(out: Path, budget: Budget, seed: int) -> list[ClaimResult]:
+    """Time all sides, draw the figures and count parameters."""
     start = time.perf_counter()
     shrunk = [_shrink(contrast, SHRINK[budget]) for contrast in CONTRASTS]
     times = _measure(shrunk, budget, seed)
@@ -135,7 +150,7 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     plots.draw_bars(out / "ttft.svg", bars, "Time to first token on this machine, image encoder and prefill")
     _draw_profile(out)
     judge = partial(_judge, times=times, budget=budget, seconds=time.perf_counter() - start)
-    return [*(judge(contrast) for contrast in shrunk), _size_claim(), *_not_attempted()]
+    return [*(judge(contrast) for contrast in shrunk), _size_claim()]
 
 
 def _draw_profile(out: Path) -> None:

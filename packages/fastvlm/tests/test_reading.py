@@ -1,0 +1,325 @@
+"""The reading experiment: what its pages hold, what its models see, that they learn, and how its rows come about."""
+
+import dataclasses
+import itertools
+import json
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from fastvlm import pages as pages_module
+from fastvlm import reading, reading_claims, reading_jobs
+from fastvlm.pages import PageOptions, find_questions, load_corpus, load_pages, load_vocabulary, normalize
+from fastvlm.readers import (
+    ARMS,
+    LANGUAGE_MODELS,
+    Reader,
+    SmallLM,
+    WordContrast,
+    answer_logits,
+    build_encoder,
+    cut_tiles,
+)
+from fastvlm.reading_data import Crops, Device, PageTensors, Words, stack_resolutions, to_pixels
+from fastvlm.reading_stages import (
+    Schedule,
+    Size,
+    page_accuracy,
+    pretrain_language_model,
+    text_accuracy,
+    train_blind,
+    train_reader,
+)
+
+OPTIONS = PageOptions(64, resolutions=(128, 256))
+CPU = Device("cpu")
+WORDS = Words(64)
+NAME = next(iter(LANGUAGE_MODELS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {split: load_pages(split, 24, options=OPTIONS) for split in ("train", "validation", "test")}
+
+
+@pytest.fixture(scope="module")
+def tensors(drawn):
+    return {split: [PageTensors.of(found, size, "cpu") for size in (128, 256)] for split, found in drawn.items()}
+
+
+def test_a_page_depends_on_its_number_alone(drawn):
+    again = load_pages("train", 5, options=OPTIONS)
+    for name in pages_module.NAMES:
+        assert np.array_equal(getattr(again, name), getattr(drawn["train"], name)[:5])
+    assert np.array_equal(again.pixels[256], drawn["train"].pixels[256][:5])
+    other = load_pages("train", 5, seed=1, options=OPTIONS)
+    assert not np.array_equal(again.words, other.words)
+
+
+def test_questions_are_about_the_page(drawn):
+    for split, found in drawn.items():
+        for words, questions in zip(found.words.tolist(), found.questions.tolist(), strict=True):
+            asked = [pair for pair in questions if pair[0] >= 0]
+            assert asked, "every page has a question"
+            for x, y in asked:
+                assert words.count(x) == 1 and words[words.index(x) + 1] == y and max(x, y) < 64
+                assert zlib.crc32(f"{x} {y}".encode()) % 10 in pages_module.SHARES[split]
+
+
+def test_splits_share_no_article_and_no_pair(drawn):
+    articles = {split: {words for words, _ in load_corpus(split, 64).articles} for split in drawn}
+    assert sum(map(len, articles.values())) == 6000
+    assert not articles["train"] & articles["test"] and not articles["validation"] & articles["test"]
+    pairs = {s: {tuple(q) for q in found.questions.reshape(-1, 2).tolist()} - {(-1, -1)} for s, found in drawn.items()}
+    assert not pairs["train"] & pairs["test"] and not pairs["train"] & pairs["validation"]
+
+
+def test_test_pages_are_sentences_and_training_pages_are_not(drawn):
+    def in_order(split):
+        texts = [f" {' '.join(map(str, ids))} " for _, ids in load_corpus(split, 64).articles]
+        rows = [[w for w in row if w >= 0] for row in drawn[split].words.tolist()]
+        return [any(f" {' '.join(map(str, row))} " in text for text in texts) for row in rows]
+
+    assert all(in_order("test")) and all(in_order("validation")) and not any(in_order("train"))
+
+
+def test_words_are_where_their_middles_say(drawn):
+    """Ink lies around the middle of every word, and a page has 24 to 40 words."""
+    found = drawn["test"]
+    assert ((found.words >= 0).sum(1) >= 24).all() and (found.words >= 0).sum(1).max() <= 40
+    for page, words, centres in zip(found.pixels[256], found.words, found.centres, strict=True):
+        for x, y in (centres[words >= 0] * 256).astype(int):
+            assert page[max(0, y - 5) : y + 5, max(0, x - 8) : x + 8].min() < 150
+
+
+def test_read_aloud_labels_hold_no_pair_of_another_split(drawn):
+    found = drawn["train"]
+    for words, spoken in zip(found.words.tolist(), found.spoken.tolist(), strict=True):
+        for x, y, said in zip([-1, *words], words, spoken, strict=False):
+            assert said in (-1, y)
+            if said >= 0:
+                assert zlib.crc32(f"{x} {y}".encode()) % 10 in pages_module.SHARES["train"]
+
+
+def test_words():
+    assert normalize("(Clarke's,") == "clarkes"
+    assert load_vocabulary(4)[0] == "the"
+    every = [find_questions([1, 2, 3, 2, 60], split, 64) for split in ("train", "validation", "test")]
+    assert sorted(pair for pairs in every for pair in pairs) == [(1, 2), (3, 2)]
+
+
+def test_token_counts_are_equal():
+    """(R / 64)^2 for FastViTHD and for the reduced ViT; five views for tiles."""
+    for size in (128, 192, 256, 384):
+        counts = {name: arm.num_tokens(size) for name, arm in ARMS.items()}
+        assert counts["FastViTHD"] == counts["ViT + pruning"] == counts["ViT + pooling"] == (size // 64) ** 2
+        assert counts["ViT"] == (size // 16) ** 2
+    assert ARMS["FastViTHD, 2 x 2 tiles"].num_tokens(256) == 20
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_readers_see_as_many_tokens_as_they_say(name):
+    reader = Reader(ARMS[name], build_encoder(ARMS[name].encoder), WORDS.language_model(NAME)).eval()
+    with torch.no_grad():
+        tokens = reader.image_tokens(torch.rand(2, 1, 256, 256))
+        assert tokens.shape == (2, ARMS[name].num_tokens(256), LANGUAGE_MODELS[NAME].dim)
+        assert reader(torch.rand(2, 1, 256, 256), torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 130)
+
+
+def test_tiles_are_the_overview_and_the_quarters():
+    pixels = torch.rand(2, 1, 8, 8)
+    views = cut_tiles(pixels, 2)
+    assert views.shape == (10, 1, 4, 4)
+    torch.testing.assert_close(views[0, 0], torch.nn.functional.avg_pool2d(pixels[:1], 2)[0, 0])
+    assert torch.equal(views[6, 0], pixels[1, 0, :4, :4]) and torch.equal(views[9, 0], pixels[1, 0, 4:, 4:])
+    assert torch.equal(views[7, 0], pixels[1, 0, :4, 4:])
+
+
+def test_the_language_model_is_causal_and_knows_order():
+    torch.manual_seed(0)
+    model = SmallLM(dataclasses.replace(LANGUAGE_MODELS[NAME], vocab_size=20))
+    words = torch.randint(0, 20, (2, 9))
+    logits = answer_logits(model, None, words)
+    changed = words.clone()
+    changed[:, 6] = (changed[:, 6] + 1) % 20
+    torch.testing.assert_close(answer_logits(model, None, changed)[:, :6], logits[:, :6])
+    assert not torch.allclose(answer_logits(model, None, changed)[:, 6:], logits[:, 6:])
+    assert not torch.allclose(answer_logits(model, None, words.flip(1)).flip(1)[:, 0], logits[:, 0])
+
+
+def test_crops_hold_the_words_they_claim(tensors):
+    stacked = stack_resolutions(tensors["train"])
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(stacked, tensors["train"], strict=True))
+    crops = Crops(stacked, 64, 50, seed=0)
+    crops.choose()
+    pixels, words, centres = crops.take()
+    assert pixels.shape == (50, 1, 128, 128) and 0 <= pixels.min() and pixels.max() <= 1
+    assert (((words >= 0) & (words < 64)).any(1)).all(), "a word of the vocabulary stands in the middle"
+    for crop, row, places in zip(pixels[:, 0], words, centres, strict=True):
+        for x, y in (places[row >= 0] * 128).long().tolist():
+            assert crop[max(0, y - 4) : y + 4, max(0, x - 6) : x + 6].max() > 0.3, "ink at the word's middle"
+
+
+def test_contrast_points_to_the_words_place():
+    """An encoder that writes each 16-pixel square's grey value into its token's place reads it back there."""
+
+    class Squares(torch.nn.Module):
+        out_dim = 16
+
+        def forward(self, pixels):
+            squares = torch.nn.functional.avg_pool2d(pixels, 16)
+            return torch.nn.functional.pixel_unshuffle(squares, 4)
+
+    model = WordContrast(Squares(), 1, dim=1)
+    with torch.no_grad():
+        model.places.weight.copy_(torch.eye(16))
+        model.places.bias.zero_()
+        model.words.weight.fill_(1.0)
+    pixels = torch.rand(1, 1, 128, 128)
+    middles = torch.tensor([[[24, 40], [104, 8], [88, 120]]]) / 128
+    logits, targets = model(pixels, torch.tensor([[0, 5, -1]]), middles)
+    expected = torch.nn.functional.avg_pool2d(pixels, 16)[0, 0][[2, 0, 7], [1, 6, 5]]
+    torch.testing.assert_close(logits[0, :, 0], expected, atol=0.05, rtol=0)
+    assert targets.tolist() == [[0, -100, -100]]
+
+
+def test_a_language_model_finds_the_word_after_another(tensors):
+    model = pretrain_language_model(NAME, WORDS, Size(150, 32, 2e-3), CPU)
+    ceiling = text_accuracy(model, tensors["test"][0], WORDS, CPU)
+    blind = train_blind(model, tensors["train"][0], WORDS, Size(10, 16, 1e-3), CPU)
+    assert ceiling > 0.5 and text_accuracy(blind, tensors["test"][0], WORDS, CPU, blind=True) < 0.5
+
+
+def test_questions_are_laid_out_with_labels_at_x():
+    tokens, labels = WORDS.ask(torch.tensor([[[3, 7], [-1, -1]]]))
+    assert tokens.tolist() == [[WORDS.mark, 3, 7, WORDS.mark, WORDS.pad, WORDS.pad]]
+    assert labels.tolist() == [[-100, 7, -100, -100, -100, -100]]
+    tokens, labels = WORDS.read_aloud(torch.tensor([[5, 6, -1]]), torch.tensor([[5, -1, -1]]))
+    assert tokens.tolist() == [[WORDS.pad, 5, 6]] and labels.tolist() == [[5, -100, -100]]
+
+
+def test_four_pages_are_learnt_by_heart(tensors):
+    torch.manual_seed(0)
+    few = PageTensors(*(getattr(tensors["train"][0], f.name)[:4] for f in dataclasses.fields(PageTensors)))
+    parts = (build_encoder("fastvithd"), WORDS.language_model(NAME))
+    reader, loss = train_reader(ARMS["FastViTHD"], parts, few, WORDS, Size(45, 6, 2e-3), CPU)
+    assert loss < 2.5 and page_accuracy(reader, few, WORDS, CPU).mean() == 1.0
+    assert page_accuracy(reader, few, WORDS, CPU, blank=True).mean() < 1.0
+    assert to_pixels(torch.tensor([255, 0])).tolist() == [0.0, 1.0]
+
+
+def test_schedule_warms_up_and_cools_down():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    schedule = Schedule([weight], 1.0, 10, CPU)
+    rates = []
+    schedule.run(lambda: (weight - 1).square().sum(), lambda: rates.append(schedule.optimizer.param_groups[0]["lr"]))
+    assert rates[0] == 1.0 and all(a >= b for a, b in itertools.pairwise(rates)) and 0 < rates[-1] < 0.1
+
+
+def test_jobs_come_after_their_needs_and_cover_the_plan():
+    jobs = reading_jobs.make_jobs(reading_jobs.PLANS["full"])
+    keys = [job.key for job in jobs]
+    assert len(set(keys)) == len(keys)
+    for place, job in enumerate(jobs):
+        assert all(keys.index(need) < place for need in job.needs)
+    settings = set(reading_jobs._settings(reading_jobs.PLANS["full"]))
+    for arm, size, language, seed in itertools.product(ARMS, (128, 192, 256, 384), LANGUAGE_MODELS, range(2)):
+        assert ((arm, size, language, seed, False) in settings) == ("tiles" not in arm or size >= 256)
+    assert {s for a, size, lm, s, equal in settings if a == "ViT + pooling" and equal} == set(range(5))
+
+
+def test_equal_operations_mean_fewer_images():
+    ours, vit = (reading_jobs.count_operations(arm, 256, NAME) for arm in ("FastViTHD", "ViT + pooling"))
+    assert 2 < vit / ours < 6
+    assert reading_jobs.count_operations("FastViTHD", 384, NAME) > 2 * reading_jobs.count_operations(
+        "FastViTHD", 192, NAME
+    )
+
+
+def test_a_dead_process_gives_its_job_back_once(tmp_path):
+    for name in ("begun", "records"):
+        (tmp_path / name).mkdir()
+    failed = set()
+    for expected in (True, False):
+        (tmp_path / "begun/job").write_text("7")
+        (tmp_path / "begun/other").write_text("8")
+        reading._release(tmp_path, 7, failed)
+        assert (not (tmp_path / "begun/job").exists()) == expected and (tmp_path / "begun/other").exists()
+
+
+def make_records(seeds=5, gap=0.1):
+    draw = np.random.default_rng(0)
+    records = [{"key": "language x, seed 0", "ceiling": 1.0, "blind": 0.03}]
+    for seed, (arm, size, lm) in itertools.product(range(seeds), itertools.product(ARMS, (128, 256), LANGUAGE_MODELS)):
+        value = 0.4 + (gap if arm == "FastViTHD" else 0) + size / 2560 + 0.01 * draw.standard_normal()
+        facts = {"arm": arm, "resolution": size, "language_model": lm, "seed": seed, "blank": 0.02}
+        key = f"read {arm}, {size} px, {lm}, seed {seed}"
+        records.append({"key": key, **facts, "validation": value, "test": value})
+        records.append({"key": f"{key}, equal operations", **facts, "validation": value, "test": value - 0.1})
+    return records
+
+
+def judge(records):
+    seconds = {(r["arm"], r["resolution"], r["language_model"]): r["resolution"] / 1e4 for r in records if "arm" in r}
+    rows = reading_claims.tabulate(records, seconds)
+    return rows, [
+        reading_claims._judge(records, contrast, rows=rows, budget="full", seconds=1.0)
+        for contrast in reading_claims.CONTRASTS
+    ]
+
+
+def test_rows_follow_from_records():
+    rows, claims = judge(make_records())
+    assert [claim.verdict for claim in claims] == ["shown", "shown", "shown", "shown"]
+    assert claims[0].difference.mean == pytest.approx(0.1, abs=0.02)
+    assert claims[1].difference.mean == pytest.approx(0.2, abs=0.02)
+    assert claims[0].control_name.endswith("256 px, 16 tokens") and "ViT +" in claims[0].control_name
+    assert {row["llm"] for row in rows if row["pareto"]} == set(LANGUAGE_MODELS)
+    assert all(row["arm"] == "FastViTHD" for row in rows if row["pareto"])
+    assert "FastViTHD reads best at 256 px" in claims[0].note
+
+
+def test_shuffled_records_show_nothing():
+    _, claims = judge(make_records(gap=0.0))
+    assert claims[0].verdict == "not shown" and claims[2].verdict == "not shown"
+
+
+def test_seeds_that_one_side_lacks_are_left_out():
+    records = make_records()
+    kept = [r for r in records if not (r.get("arm") == "ViT + pruning" and r["seed"] > 2)]
+    kept = [r for r in kept if r.get("arm") != "ViT + pooling"]
+    _, claims = judge(kept)
+    assert len(claims[0].ours.per_seed) == 3 and claims[0].verdict == "direction only"
+    assert judge([r for r in records if r.get("arm") != "FastViTHD"])[1][0] is None
+
+
+def test_the_power_check_names_its_numbers():
+    sentence = reading.check_power(make_records())
+    assert sentence.startswith("power check: 256 px [") and "floor 0.0300, ceiling 1.0000" in sentence
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_whole_small_run_and_what_it_draws(tmp_path):
+    claims = reading_claims.measure(tmp_path, budget="smoke", seed=0)
+    assert len(claims) == len(reading_claims.CONTRASTS)
+    assert {claim.verdict for claim in claims} <= {"not judged", "not attempted"}
+    records = reading.read_records(tmp_path / "reading")
+    assert all(math.isfinite(r["loss"]) for r in records if "loss" in r)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "reading/records").iterdir()}
+    reading_claims.measure(tmp_path, budget="smoke", seed=0)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "reading/records").iterdir()}
+    curves = json.loads((tmp_path / "reading/curves.json").read_text())
+    assert {row["arm"] for row in curves["rows"]} <= set(ARMS) and (tmp_path / "reading.svg").read_text().count(
+        "<svg"
+    ) == 1
