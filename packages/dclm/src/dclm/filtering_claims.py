@@ -69,13 +69,15 @@ def filtering_claims(found: Mapping[str, Any], *, budget: Budget, data: str, whe
     """
     if not found["seeds"]:
         return []
-    rows = []
+    rows: list[ClaimResult] = []
+    compared: set[tuple[str, str]] = set()
     for claim, ours, control, paper in ROWS:
         if claim == KEY and len(found["seeds"]) == 1 and len(found["fixed_rate"]["seeds"]) > 1:
             rows.append(_fixed_rate(found, claim + where, paper=paper, budget=budget, data=data))
             continue
         other = control or found["control"]
-        if {ours, other} <= set(found["values"]):
+        if {ours, other} <= set(found["values"]) and (ours, other) not in compared:
+            compared.add((ours, other))
             rows.append(_row(found, (claim + where, ours, other), paper=paper, budget=budget, data=data))
     return rows
 
