@@ -1,9 +1,9 @@
 """The authors' own evaluation records, 156 of them, and what they say about three of the paper's claims.
 
 `data/authors_records.json.xz` holds name, uuid and accuracies of every record of `exp_data/evals` (mlfoundations/dclm,
-MIT). Nothing is trained here: CORE (v1, the paper's) is averaged anew, and models are compared pair by pair. Fixed
-before the comparison: which records make a pair (the same model, schedule and number of tokens, named below), the
-metric, and the minimum effect of each claim.
+MIT). Nothing is trained here: CORE (v1, the paper's) is averaged anew, and models are compared pair by pair. Which
+records make a pair (the same model, schedule and number of tokens, named below), the metric and the minimum effect of
+each claim were written down before any difference was computed, but with the records' scores in view.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `dclm`: run, stats, pool, aggregate, leaderboard, benchmark and so on; the rest in `verbs`, `cli_lm`."""
+"""The command `dclm`: run, stats, pool, aggregate, leaderboard, benchmark and so on; the rest in `verbs`, `cli_*`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tenfold_shared.commands import print_result, run_command
 from tenfold_shared.logs import setup_logging
 from tyro.conf import Positional
 
-from dclm.cli_lm import Convert, Evaluate, Manifest, Plan, Scales, Tokenize, TrainModel, find_scale
+from dclm.cli_lm import Convert, Evaluate, Plan, Scales, TrainModel, find_scale
+from dclm.cli_tokens import Manifest, Tokenize
 from dclm.config import PRESETS
 from dclm.verbs import Classify, Common, Decontaminate, Dedup, Extract, Filter, Inputs, Options
 
