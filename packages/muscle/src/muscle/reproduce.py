@@ -83,6 +83,7 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         One row per claim, with what cannot be tried here.
     """
     start = time.perf_counter()
+    torch.set_num_threads(1)  # matrices this small are slower on two, above all on a busy machine
     if budget == "laptop":
         with resources.as_file(resources.files("muscle").joinpath("results")) as kept:
             return [*laptop(kept, out, seed), *not_attempted()]
