@@ -18,10 +18,11 @@ same seed; averaged (all of the oracle's trainings count) and at the final step 
 ratio of 28 C to 7 C says nothing, and a score that is not reached by 3 C counts as 0. Control: no saving (1); minimum
 effect: half of the paper's gain (0.75). Other rows compare two arms at equal compute with the minimum effects in
 `verdicts.PAIRS`. Robustness: recall on the last step given recall on the first, models that saw the last step against
-those that ended before it. Five seeds (weights and order) for the arms of the primary metric, two for the others, whose
+those that ended before it. Five seeds (weights and order) for the arms of the primary metric, one for the others, whose
 rows can show a direction at most; intervals are paired by seed.
-Laptop trains cumulative-all and the oracle's last model with one seed in the same setting; smoke runs several arms
-for a few updates of a smaller model on three steps. Both show that it runs and judge nothing.
+Laptop trains cumulative-all and the oracle's last model with one seed in the same setting, at the recorded rates, and
+is held against the recorded seeds; smoke runs several arms for a few updates of a smaller model on three steps, which
+shows that it runs and judges nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from tenfold_shared.claims import ClaimResult
 from tenfold_shared.environment import seed_everything
+from tenfold_shared.files import write_json
 from tenfold_shared.progress import progress
 
 from ticclip import verdicts
@@ -99,12 +102,10 @@ class Scale:
     last_oracle: bool = False
 
 
-_FULL = Scale(tuple(ARMS), 5, 2, PRESETS["icons"], 128, 48, 0, True)
+_FULL = Scale(tuple(ARMS), 5, 1, PRESETS["icons"], 128, 48, 0, True)
 SCALES: dict[Budget, Scale] = {
     "smoke": Scale(("cumulative-all", "oracle", "sequential", "restart"), 1, 1, PRESETS["tiny"], 64, 3, 3, False),
-    "laptop": replace(
-        _FULL, arms=("cumulative-all", "oracle"), num_seeds=1, other_seeds=1, tune=False, last_oracle=True
-    ),
+    "laptop": replace(_FULL, arms=("cumulative-all", "oracle"), num_seeds=1, tune=False, last_oracle=True),
     "full": _FULL,
 }
 
@@ -112,7 +113,7 @@ SCALES: dict[Budget, Scale] = {
 def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     """Train the arms on the icons and judge the paper's claims.
 
-    Finished runs in `out/runs` are not trained again, and one that was stopped goes on.
+    Finished runs in `out/BUDGET/runs` are not trained again, and one that was stopped goes on.
 
     Args:
         out: Existing folder; gets a heat-map for each method, `compute.svg`, `robustness.svg`, and the runs.
@@ -122,21 +123,19 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     Returns:
         One row per claim, with what cannot be tried here.
     """
-    start, scale = time.perf_counter(), SCALES[budget]
+    start, scale, work = time.perf_counter(), SCALES[budget], out / budget
     seed_everything(seed)
-    streams = _streams(out, scale)
-    rates = _rates(out, scale, streams)
+    streams = _streams(work, scale)
+    rates = _rates(work, scale, streams)
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in scale.arms}
     jobs = [(arm, seed + i) for i in range(scale.num_seeds) for arm in scale.arms if i < _num_seeds(arm, scale)]
     for arm, run_seed in progress(jobs, description="runs", unit="runs"):
-        results[arm].append(run_arm(out, arm, scale, streams, (run_seed, rates[arm])))
+        results[arm].append(run_arm(work, arm, scale, streams, (run_seed, rates[arm])))
     probes = [shift_strength(streams["material"], seed + i) for i in range(scale.num_seeds)]
-    # One seed and one or two arms show that it runs; only the full budget judges.
-    judged: Budget = "full" if budget == "full" else "smoke"
     claims = verdicts.judge(
         results,
         probes,
-        budget=judged,
+        budget=budget,
         data=f"Material Design icons, seven releases, 32 px; C = {scale.updates} updates of {scale.batch_size}",
         seconds=time.perf_counter() - start,
         figures=_draw(out, results),
@@ -187,15 +186,20 @@ def run_arm(
 
 
 def _rates(out: Path, scale: Scale, streams: Mapping[str, TimeIndex]) -> dict[str, float]:
-    """Return each arm's rate; all arms get the same trials."""
+    """Return each arm's rate: all arms get the same trials, once for a folder; without trials the recorded ones."""
+    recorded, kept = resources.files("ticclip").joinpath("results", "rates.json"), out / "rates.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     if not scale.tune:
-        return dict.fromkeys(scale.arms, DEFAULT_RATE)
+        known = json.loads(recorded.read_text()) if recorded.is_file() else {}
+        return {arm: known.get(arm, DEFAULT_RATE) for arm in scale.arms}
     found = {}
     for arm in progress(scale.arms, description="learning rates", unit="arms"):
         folder = out / "rates" / arm.replace(" ", "_").replace("*", "+")
         config = _config(arm, scale, TUNING_SEED, DEFAULT_RATE)
         options = RunOptions(checkpoint_every=10_000, quiet=True)
         found[arm] = tune_rate(streams[ARMS[arm].stream], config, RATES, folder, options)
+    write_json(kept, found)
     return found
 
 
