@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract_muscle import MUSCLE
+import contract_jobs as jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "jax", "transformers", "timm", "open_clip", "sklearn", "matplotlib")
@@ -67,167 +67,6 @@ class Row:
         return root / "packages" / self.folder / "src" / self.module
 
 
-def _mobileclip_round_trip(folder: Path) -> None:
-    import mobileclip
-    import torch
-    from mobileclip.config import MCiConfig, TextConfig
-
-    config = mobileclip.MobileCLIPConfig(
-        image=MCiConfig(depths=(1, 1, 1, 1), dims=(32, 32, 32, 32), image_size=64),
-        text=TextConfig(num_layers=1, dim=32, num_heads=2),
-        embed_dim=16,
-    )
-    torch.manual_seed(0)
-    model = mobileclip.MobileCLIP(config).eval()
-    mobileclip.save_pretrained(model, folder)
-    loaded = mobileclip.from_pretrained(folder)
-    assert loaded.config == config
-    expected, state = model.state_dict(), loaded.state_dict()
-    assert list(state) == list(expected)
-    assert all(torch.equal(state[key], expected[key]) for key in expected)
-
-
-_MOBILECLIP_ALONE = """
-import subprocess, sys
-from pathlib import Path
-import mobileclip
-from PIL import Image
-
-Image.new("RGB", (40, 30), (200, 30, 30)).save("red.png")
-model, _, preprocess = mobileclip.create_model_and_transforms("mobileclip_s0")
-pixels = preprocess(mobileclip.load_image("red.png")).unsqueeze(0)
-assert model.encode_image(pixels).shape == (1, 512)
-assert model.encode_text(mobileclip.get_tokenizer("mobileclip_s0")(["a red square"])).shape == (1, 512)
-mobileclip.save_pretrained(model, "weights")
-command = [str(Path(sys.executable).with_name("mobileclip")), "classify", "red.png", "--labels", "a red square,a cat"]
-result = subprocess.run([*command, "--pretrained", "weights"], check=True, capture_output=True, text=True)
-assert "a red square" in result.stdout
-"""
-
-
-def _fastvlm_round_trip(folder: Path) -> None:
-    from dataclasses import replace
-
-    import fastvlm
-    import torch
-
-    language = replace(fastvlm.PRESETS["fastvlm_0.5b"].language, num_layers=1, vocab_size=64)
-    encoder = fastvlm.EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=128)
-    torch.manual_seed(0)
-    model = fastvlm.FastVLM.from_config(fastvlm.FastVLMConfig(language, encoder))
-    model.save_pretrained(folder)
-    loaded = fastvlm.FastVLM.from_pretrained(folder)
-    assert loaded.encoder.config == replace(encoder, embed_dim=768)
-    expected, state = model.state_dict(), loaded.state_dict()
-    assert list(state) == list(expected)
-    assert all(torch.equal(state[key], expected[key]) for key in expected)
-
-
-_FASTVLM_ALONE = """
-import subprocess, sys
-from dataclasses import replace
-from pathlib import Path
-import fastvlm, torch
-from PIL import Image
-
-Image.new("RGB", (40, 30), (200, 30, 30)).save("red.png")
-language = replace(fastvlm.PRESETS["fastvlm_0.5b"].language, num_layers=1, vocab_size=64)
-encoder = fastvlm.EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=128)
-model = fastvlm.FastVLM.from_config(fastvlm.FastVLMConfig(language, encoder)).optimize()
-pixels = fastvlm.FastVLMProcessor(None, 128).pixels(fastvlm.load_image("red.png"))
-assert model.generate(torch.tensor([[5, -200, 7]]), pixels, max_new_tokens=3).shape == (1, 3)
-command = [str(Path(sys.executable).with_name("fastvlm")), "presets"]
-assert "fastvlm_7b" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
-"""
-
-
-def _dclm_round_trip(folder: Path) -> None:
-    import dclm
-
-    documents = [dclm.Document("a text\nof two lines", {"id": str(number)}) for number in range(3)]
-    for suffix in ("jsonl.gz", "jsonl.zst", "parquet"):
-        path = str(folder / f"x.{suffix}")
-        assert dclm.write_documents(path, documents) == 3
-        assert [page.to_record() for page in dclm.read_documents(path)] == [page.to_record() for page in documents]
-
-
-_DCLM_ALONE = """
-import subprocess, sys
-from pathlib import Path
-import dclm
-
-made = dclm.run(dclm.sample_pool()[:1], dclm.PRESETS["dclm_baseline"], out="corpus")
-assert made["num_documents"] > 20
-command = [str(Path(sys.executable).with_name("dclm")), "stats", "corpus"]
-assert "02-bloom" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
-"""
-
-
-def _decomposition_round_trip(folder: Path) -> None:
-    import numpy as np
-    import torch
-    from dataset_decomposition.checkpoint import from_pretrained, save_pretrained
-    from dataset_decomposition.config import PRESETS
-    from dataset_decomposition.model import Decoder
-    from dataset_decomposition.store import TokenStore, write_store
-
-    torch.manual_seed(0)
-    model = Decoder(PRESETS["tiny"].model)
-    save_pretrained(model, folder / "model")
-    loaded = from_pretrained(folder / "model")
-    assert loaded.config == model.config
-    state = loaded.state_dict()
-    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    write_store(folder / "store", [np.arange(300)], vocab_size=300).decompose(min_length=64, max_length=256)
-    store = TokenStore(folder / "store")
-    assert store.tokens.tolist() == list(range(300))
-    assert store.num_rows == {64: 0, 128: 0, 256: 1}
-
-
-_DECOMPOSITION_ALONE = """
-import subprocess, sys
-from pathlib import Path
-import dataset_decomposition as dd
-
-Path("corpus.jsonl").write_text('{"text": "%s"}\\n' % ("some words " * 500))
-store = dd.tokenize(["corpus.jsonl"], "store").decompose(min_length=64, max_length=256)
-loader = dd.BucketLoader(store, tokens_per_step=256, cycles=1)
-assert {batch["input_ids"].size for batch in loader} == {256}
-command = [str(Path(sys.executable).with_name("dataset-decomposition")), "verify", "store", "--json"]
-result = subprocess.run(command, check=True, capture_output=True, text=True)
-assert '"documents": 1' in result.stdout
-"""
-
-
-def _ticclip_round_trip(folder: Path) -> None:
-    import jax
-    import numpy as np
-    import ticclip
-    from flax import nnx
-    from ticclip.model import CLIP
-
-    model = CLIP(ticclip.PRESETS["icons"], rngs=nnx.Rngs(0))
-    ticclip.save_pretrained(model, folder)
-    loaded = ticclip.from_pretrained(folder)
-    assert loaded.config == model.config
-    pairs = zip(jax.tree.leaves(nnx.state(model)), jax.tree.leaves(nnx.state(loaded)), strict=True)
-    assert all((np.asarray(ours) == np.asarray(again)).all() for ours, again in pairs)
-
-
-_TICCLIP_ALONE = """
-import subprocess, sys
-from pathlib import Path
-import ticclip
-
-assert ticclip.replay_plan("exp", [8, 8, 8], 8)[2] == {1: 4, 2: 4}
-command = str(Path(sys.executable).with_name("ticclip"))
-subprocess.run([command, "build", "--demo", "openmoji", "--out", "index", "--quiet"], check=True)
-index = ticclip.TimeIndex("index")
-config = ticclip.StreamConfig(ticclip.PRESETS["icons"], method="cumulative-exp", samples_per_step=8192)
-assert len(ticclip.plan_stream(config, index.sizes(), index.steps)) == len(index.steps)
-assert ticclip.transfer_scores([[1.0]])["in_domain"] == 1.0
-"""
-
 ROWS = (
     Row(
         folder="fastvlm",
@@ -245,8 +84,8 @@ ROWS = (
             "benchmark",
             "reproduce",
         ),
-        round_trip=_fastvlm_round_trip,
-        alone=_FASTVLM_ALONE,
+        round_trip=jobs.fastvlm_round_trip,
+        alone=jobs.FASTVLM_ALONE,
     ),
     Row(
         folder="dclm",
@@ -273,8 +112,8 @@ ROWS = (
             "benchmark",
             "reproduce",
         ),
-        round_trip=_dclm_round_trip,
-        alone=_DCLM_ALONE,
+        round_trip=jobs.dclm_round_trip,
+        alone=jobs.DCLM_ALONE,
     ),
     Row(
         folder="dataset_decomposition",
@@ -294,8 +133,8 @@ ROWS = (
             "benchmark",
             "reproduce",
         ),
-        round_trip=_decomposition_round_trip,
-        alone=_DECOMPOSITION_ALONE,
+        round_trip=jobs.decomposition_round_trip,
+        alone=jobs.DECOMPOSITION_ALONE,
     ),
     Row(
         folder="mobileclip",
@@ -314,10 +153,16 @@ ROWS = (
             "benchmark",
             "reproduce",
         ),
-        round_trip=_mobileclip_round_trip,
-        alone=_MOBILECLIP_ALONE,
+        round_trip=jobs.mobileclip_round_trip,
+        alone=jobs.MOBILECLIP_ALONE,
     ),
-    Row(**MUSCLE),
+    Row(
+        folder="muscle",
+        dist="muscle-torch",
+        verbs=("compare", "adapt", "train", "run", "evaluate", "presets", "benchmark", "reproduce"),
+        round_trip=jobs.muscle_round_trip,
+        alone=jobs.MUSCLE_ALONE,
+    ),
     Row(
         folder="ticclip",
         dist="ticclip",
@@ -334,8 +179,8 @@ ROWS = (
             "benchmark",
             "reproduce",
         ),
-        round_trip=_ticclip_round_trip,
-        alone=_TICCLIP_ALONE,
+        round_trip=jobs.ticclip_round_trip,
+        alone=jobs.TICCLIP_ALONE,
     ),
 )
 

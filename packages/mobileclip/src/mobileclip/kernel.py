@@ -27,7 +27,7 @@ NUM_SUPPORT, SUPPORT_SEED, JITTER = 2000, 0, 1e-6
 MIN_COUNT = 2
 WORDS_PER_CAPTION, LIKELY_WORDS = 3, 8
 # Share of an embedding that differs between items; the rest is common to all, as in CLIP's narrow cone, so that the
-# fixed scale of 100 gives soft targets: 20 times the cosine. Softer ones, though better calibrated, teach nothing in time.
+# fixed scale of 100 gives soft targets: 20 times the cosine. Softer ones, though better calibrated, taught too slowly.
 SPREAD = 0.2
 
 
