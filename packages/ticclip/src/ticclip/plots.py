@@ -50,6 +50,7 @@ def draw_compute(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]]
             x, y = zip(*points, strict=True)
             axes.plot(x, y, marker="o", label=name, linestyle="-" if len(points) > 1 else "")
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")  # within one decade minor labels run into each other
         axes.set_xlabel("forward multiply-accumulates of the whole run")
         axes.set_ylabel(label)
         axes.legend(fontsize="x-small")
