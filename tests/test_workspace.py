@@ -72,7 +72,8 @@ def test_no_path_of_a_machine():
 
 
 def test_no_large_file():
-    assert [path for path in _files() if (ROOT / path).stat().st_size > 2_000_000] == []
+    """Data that a package's own experiment needs may ship inside it as a file of at most 4 MB."""
+    assert [path for path in _files() if (ROOT / path).stat().st_size > 4_000_000] == []
 
 
 def test_the_versions_name_no_address_and_none_of_us():
