@@ -84,10 +84,7 @@ def test_resuming_equals_the_uninterrupted_run(tiny_folder, data, tmp_path, stag
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize(
-    "preset",
-    [pytest.param("stage1", marks=pytest.mark.weekly), pytest.param("stage1.5", marks=pytest.mark.weekly), "stage2"],
-)
+@pytest.mark.parametrize("preset", ["stage1", "stage1.5", "stage2"])
 def test_killed_training_goes_on_to_the_same_weights(tiny_folder, data, tmp_path, preset):
     def command(out, *more):
         line = [
