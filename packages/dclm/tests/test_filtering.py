@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dclm import filtering_arms as arms
 from dclm.authors import authors_claims, core_of, read_authors, scale_pairs
-from dclm.filtering_claims import KEY, filtering_claims
+from dclm.filtering_claims import FIXED, KEY, NAMES, filtering_claims
 from dclm.filtering_data import ARMS, load_prepared, save_prepared
 from dclm.filtering_experiment import (
     EXPERIMENT,
@@ -177,7 +177,7 @@ def test_a_run_that_was_cut_off_has_whole_seeds(prepared):
 
 
 def test_a_run_without_judged_seeds_shows_directions_only(prepared):
-    """Tuning's seed at each arm's own rate; the primary claim from all runs at the fixed rate, paired by seed."""
+    """Tuning's seed at each arm's rate, the headline against the strongest control; more seeds at the fixed rate."""
     tuned = [result for result in results(lambda arm, seed: LEVELS[arm]) if result["kind"] == "tune"]
     power = [
         made("power", arm, 4e-3, 50 + n, LEVELS[arm] + n / 1000) for arm in ("classifier", "random") for n in (0, 1)
@@ -186,9 +186,10 @@ def test_a_run_without_judged_seeds_shows_directions_only(prepared):
     assert found["seeds"] == [100] and found["fixed_rate"]["seeds"] == [50, 51, 100]
     rows = {row.claim: row for row in filtering_claims(found, budget="full", data="x")}
     assert {row.verdict for row in rows.values()} <= {"direction only", "not shown"}
-    assert len(rows[KEY].ours.per_seed) == 3 and "cut off before its judged seeds" in rows[KEY].note
-    assert rows[KEY].difference.mean == pytest.approx(0.05)
-    assert all(len(row.ours.per_seed) == 1 for claim, row in rows.items() if claim != KEY)
+    assert rows[KEY].control_name == NAMES[found["control"]]
+    assert len(rows[FIXED].ours.per_seed) == 3 and "cut off before its judged seeds" in rows[FIXED].note
+    assert rows[FIXED].difference.mean == pytest.approx(0.05)
+    assert all(len(row.ours.per_seed) == 1 for claim, row in rows.items() if claim != FIXED)
 
 
 def test_the_primary_metric_by_hand():

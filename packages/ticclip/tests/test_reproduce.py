@@ -1,5 +1,7 @@
 """The judgement of the experiment on results made up for the purpose; the experiment itself runs in the check."""
 
+import json
+
 import numpy as np
 import pytest
 from ticclip import TimeIndex, transfer_scores, verdicts
@@ -89,3 +91,22 @@ def test_the_order_by_family_shifts_more(tmp_path):
     assert len(families) == len(releases)
     by_family, by_release = (np.mean(shift_strength(index)["found"]) for index in (families, releases))
     assert by_family > by_release > 1 / 7
+
+
+def test_an_arm_with_fewer_seeds_is_paired_with_the_first_ones():
+    results = {
+        "cumulative-all": [run(value, 0.2) for value in (0.3, 0.4, 0.5)],
+        "sequential": [run(value, 0.2) for value in (0.1, 0.2)],
+    }
+    probes = [{"found": [0.1], "shuffled": [0.1]}] * 3
+    claims = verdicts.judge(results, probes, budget="full", data="made up", seconds=1.0, figures=())
+    [claim] = [claim for claim in claims if claim.claim == FORGETS]
+    assert claim.difference.per_seed == pytest.approx([0.2, 0.2]) and claim.verdict == "direction only"
+
+
+def test_the_laptop_takes_the_recorded_rates_and_a_folder_keeps_its_own(tmp_path):
+    laptop = experiment.SCALES["laptop"]
+    assert set(experiment.ARMS) == set(json.loads(experiment.recorded_rates().read_text()))
+    assert experiment._rates(tmp_path, laptop, {})["oracle"] == 2e-3
+    (tmp_path / "rates.json").write_text(json.dumps(dict.fromkeys(laptop.arms, 5e-4)))
+    assert experiment._rates(tmp_path, laptop, {}) == {"cumulative-all": 5e-4, "oracle": 5e-4}

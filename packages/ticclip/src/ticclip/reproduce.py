@@ -8,7 +8,7 @@ name and equal pictures on one side across all steps. Second stream: OpenMoji by
 forgetting: the same icons ordered by family. Shift: a linear probe that predicts the step, against shuffled steps.
 Model: ViT of 32 px, patch 8, width 96, 4 layers, and 2 text layers. C = 48 updates of 128 pairs for each step; AdamW,
 cosine, pictures moved by up to 2 px. Rates are tuned for each arm alike, by one trial each of (1e-3, 2e-3, 4e-3), on
-validation items after the first two steps, with a seed of their own (full; else 2e-3).
+validation items after the first two steps, with a seed of their own (full; else the recorded ones).
 Score: recall@1, mean of both directions, in pools of one size for every step (that of the smallest step), chance of a
 hit computed over all such pools. `final`: the last model's mean over all steps; `averaged`: every model's over the
 steps it has seen; in-domain, backward, forward as in the paper.
@@ -185,14 +185,19 @@ def run_arm(
     return run_stream(streams[ARMS[arm].stream], _config(arm, scale, seed, rate), folder, options=options)
 
 
+def recorded_rates() -> Path:
+    """Return the file with the rates that the recorded run was tuned to."""
+    return Path(str(resources.files("ticclip"))) / "results" / "rates.json"
+
+
 def _rates(out: Path, scale: Scale, streams: Mapping[str, TimeIndex]) -> dict[str, float]:
     """Return each arm's rate: all arms get the same trials, once for a folder; without trials the recorded ones."""
-    recorded, kept = resources.files("ticclip").joinpath("results", "rates.json"), out / "rates.json"
+    kept = out / "rates.json"
     if kept.exists():
         return json.loads(kept.read_text())
     if not scale.tune:
-        known = json.loads(recorded.read_text()) if recorded.is_file() else {}
-        return {arm: known.get(arm, DEFAULT_RATE) for arm in scale.arms}
+        known = json.loads(recorded_rates().read_text())
+        return {arm: known[arm] for arm in scale.arms}
     found = {}
     for arm in progress(scale.arms, description="learning rates", unit="arms"):
         folder = out / "rates" / arm.replace(" ", "_").replace("*", "+")
