@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tenfold_shared.claims import read_recorded
 from ticclip import TimeIndex, transfer_scores, verdicts
 from ticclip import reproduce as experiment
 from ticclip.icons import build_family_stream, build_stream
@@ -110,3 +111,24 @@ def test_the_laptop_takes_the_recorded_rates_and_a_folder_keeps_its_own(tmp_path
     assert experiment._rates(tmp_path, laptop, {})["oracle"] == 2e-3
     (tmp_path / "rates.json").write_text(json.dumps(dict.fromkeys(laptop.arms, 5e-4)))
     assert experiment._rates(tmp_path, laptop, {}) == {"cumulative-all": 5e-4, "oracle": 5e-4}
+
+
+def test_the_recorded_runs_give_the_recorded_claims():
+    """Everything judged follows from what is kept: matrices and compute of every run."""
+    kept = experiment.recorded_runs()
+    assert set(kept) == set(experiment.ARMS) and len(kept["oracle"]) == 5
+    recorded = {row["claim"]: row for row in read_recorded("ticclip")["claims"]}
+    claim = next(name for name in recorded if "at the final step" in name)
+    final = {arm: [verdicts.scores(run)["final"] for run in runs] for arm, runs in kept.items()}
+    for seed, saved in enumerate(recorded[claim]["ours"]["per_seed"]):
+        curve = [(compute, final[verdicts.curve_arm(compute)][seed]) for compute in verdicts.COMPUTES]
+        # The oracle's last training takes 7 C, as much as the whole stream at C for each of seven steps.
+        assert 1 / verdicts.compute_to_equal(curve, final["oracle"][seed]) == pytest.approx(saved, abs=2e-3)
+
+
+def test_a_run_is_drawn_beside_the_recorded_one(tmp_path):
+    results = {"cumulative-all": [run(0.4, 0.2)], "oracle": [{**run(0.4, 0.2), "ledger": [{"macs": 7.0}]}]}
+    files = experiment._figures(tmp_path, results, "laptop")
+    assert "matrices.svg" in files and "recorded-matrices.svg" in files
+    assert "patching" in (tmp_path / "recorded-matrices.svg").read_text()
+    assert "oracle" not in (tmp_path / "matrices.svg").read_text(), "of it the last model alone is trained"

@@ -39,7 +39,7 @@ from mobileclip.timing import interleave, torch_threads
 Budget = Literal["smoke", "laptop", "full"]
 Part = Literal["latency", "learning", "reading"]
 ALL: tuple[Part, ...] = ("latency", "learning", "reading")
-ROUNDS: dict[Budget, int] = {"smoke": 2, "laptop": 20, "full": 60}
+ROUNDS: dict[Budget, int] = {"smoke": 2, "laptop": 12, "full": 60}
 THREADS: dict[Budget, tuple[int, ...]] = {"smoke": (2,), "laptop": (1, 2), "full": (1, 2)}
 SIGLIP, OPENAI = "ViT-B-16-SigLIP", "ViT-B-16-quickgelu"
 PARTS = ("image", "text")

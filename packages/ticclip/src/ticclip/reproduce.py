@@ -41,28 +41,17 @@ from tenfold_shared.files import write_json
 from tenfold_shared.progress import progress
 
 from ticclip import verdicts
-from ticclip.config import PRESETS, Boundary, CLIPConfig, Method, StreamConfig, TrainConfig
+from ticclip.comparison import Arm, draw_runs, keep_runs, recorded_runs
+from ticclip.config import PRESETS, CLIPConfig, StreamConfig, TrainConfig
 from ticclip.icons import build_family_stream, build_stream
 from ticclip.index import TimeIndex
-from ticclip.plots import draw_compute, draw_matrix, draw_points
 from ticclip.probe import shift_strength
-from ticclip.robustness import fit_groups, points_of_run
 from ticclip.stream import RunOptions, run_stream, tune_rate
 
 Budget = Literal["smoke", "laptop", "full"]
 RATES = (1e-3, 2e-3, 4e-3)
 DEFAULT_RATE = 2e-3
 TUNING_SEED = 10_000
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of training on one stream."""
-
-    method: Method
-    compute: float = 1.0
-    boundary: Boundary = "rewarm"
-    stream: Literal["material", "openmoji", "family"] = "material"
 
 
 ARMS: dict[str, Arm] = {
@@ -116,7 +105,8 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     Finished runs in `out/BUDGET/runs` are not trained again, and one that was stopped goes on.
 
     Args:
-        out: Existing folder; gets a heat-map for each method, `compute.svg`, `robustness.svg`, and the runs.
+        out: Existing folder; gets the runs, a heat-map for each method, score over compute, the robustness fit, and the
+            same figures of the recorded run.
         budget: "smoke" (few updates of four arms), "laptop" (two arms, one seed) or "full" (all, five seeds).
         seed: Of the first of the seeds.
 
@@ -138,9 +128,21 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         budget=budget,
         data=f"Material Design icons, seven releases, 32 px; C = {scale.updates} updates of {scale.batch_size}",
         seconds=time.perf_counter() - start,
-        figures=_draw(out, results),
+        figures=_figures(out, results, budget),
     )
+    if budget == "full":
+        keep_runs(work / "runs.json", results)
     return [*claims, *verdicts.not_attempted()]
+
+
+def _figures(out: Path, results: Mapping[str, Sequence[dict[str, Any]]], budget: Budget) -> list[str]:
+    """Draw this run; below the full budget also the recorded one, which has all methods."""
+    whole = {arm: runs for arm, runs in results.items() if len(runs[0]["ledger"]) == len(runs[0]["steps"])}
+    files = draw_runs(out, {arm: (ARMS[arm], runs) for arm, runs in whole.items()})
+    if budget == "full":
+        return files
+    kept = {arm: (ARMS[arm], runs) for arm, runs in recorded_runs().items()}
+    return files + draw_runs(out, kept, "recorded")
 
 
 def _num_seeds(arm: str, scale: Scale) -> int:
@@ -206,30 +208,3 @@ def _rates(out: Path, scale: Scale, streams: Mapping[str, TimeIndex]) -> dict[st
         found[arm] = tune_rate(streams[ARMS[arm].stream], config, RATES, folder, options)
     write_json(kept, found)
     return found
-
-
-def _draw(out: Path, results: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
-    """Draw a heat-map of the first seed for each method at C, score over compute, and the robustness fit."""
-    files = []
-    for arm, runs in results.items():
-        if ARMS[arm].compute == 1 and ARMS[arm].boundary == "rewarm":
-            files.append(f"matrix-{arm}.svg".replace(" ", "-").replace("*", "-late"))
-            draw_matrix(out / files[-1], runs[0]["retrieval"], runs[0]["steps"], f"{arm}: recall@1, %")
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for arm, runs in results.items():
-        if ARMS[arm].stream == "material" and ARMS[arm].boundary == "rewarm":
-            name = "cumulative-all" if arm.startswith("cumulative-all ") else arm
-            score = sum(verdicts.scores(run)["averaged"] for run in runs) / len(runs)
-            curves.setdefault(name, []).append((runs[0]["total_macs"], score))
-    files.append("compute.svg")
-    draw_compute(out / files[-1], {name: sorted(points) for name, points in curves.items()}, "averaged recall@1")
-    points = [
-        point
-        for arm in results
-        if ARMS[arm].stream == "material" and ARMS[arm].method != "oracle"
-        for point in points_of_run(results[arm][0], arm, 0, len(results[arm][0]["steps"]) - 1)
-    ]
-    if sum(point.group == "seen" for point in points) > 1:
-        files.append("robustness.svg")
-        draw_points(out / files[-1], points, fit_groups(points, draws=10))
-    return files

@@ -12,9 +12,7 @@ from ticclip.robustness import fit_groups, points_of_run
 
 PAPER = "ticclip"
 SAVING = PaperValue(2.5, "reduces compute by 2.5x", "abstract", "A")
-ACCOUNTING = (
-    "At step t both have spent t C; what is saved is the oracle's other trainings (28 C to 7 C)."
-)
+ACCOUNTING = "At step t both have spent t C; what is saved is the oracle's other trainings (28 C to 7 C)."
 ROBUSTNESS = PaperValue(8.0, "about 8 % lower on 2021-2022 data", "abstract", "A")
 Runs = Mapping[str, Sequence[dict[str, Any]]]
 COMPUTES = (0.5, 1.0, 1.5, 2.0, 3.0)
