@@ -65,7 +65,7 @@ def draw_matrices(path: Path, matrices: Mapping[str, np.ndarray], title: str) ->
             axes.set_title(name, fontsize="small")
             axes.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1), fontsize="x-small")
             axes.set_yticks(range(values.shape[0]), range(1, values.shape[0] + 1), fontsize="x-small")
-        figure.suptitle(title, fontsize="small")
+        figure.suptitle(f"{title}\n{MATRIX}", fontsize="small")
 
 
 def draw_compute(
