@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from dclm import reproduce as experiment
 from dclm.benchmark import _row
+from dclm.filtering_claims import FIXED, KEY, NAMES
 from dclm.peers import write_rows
 from tenfold_shared.claims import ClaimResult, read_recorded
 
@@ -56,8 +57,11 @@ def test_the_guessed_filter_is_the_worse_for_being_smaller(pool_texts, monkeypat
 def test_the_recorded_run_is_a_full_one():
     recorded = read_recorded("dclm")
     assert recorded is not None
-    judged = [len(claim["ours"]["per_seed"]) for claim in recorded["claims"] if claim["evidence"] == "real"]
-    assert judged[:3] == [10, 10, 3] and 5 in judged, "the big filtering run was cut off, the small one was not"
+    rows = {claim["claim"]: claim for claim in recorded["claims"] if claim["evidence"] == "real"}
+    seeds = [len(claim["ours"]["per_seed"]) for claim in rows.values()]
+    assert seeds[:2] == [10, 10] and 5 in seeds, "the small filtering run was not cut off"
+    assert len(rows[FIXED]["ours"]["per_seed"]) == 3, "the big one was"
+    assert rows[KEY]["control_name"] == NAMES["shuffled"], "the strongest control stays the headline's"
 
 
 def test_benchmark_rows_divide_the_peer_by_ours():
