@@ -10,13 +10,12 @@ claims compare its negative. Secondary: accuracy on the tasks, centered, which i
 arm tries the same four rates with a seed of its own (`TUNING_SEED`), judged by the bits per byte of the validation text
 of B and C. Seeds: `SEEDS`, of weights and order; arms are interleaved, so that a run that is cut off has whole seeds.
 
-`SMALL` is the same at a size that one core trains in minutes: width 64, two layers, 200,000 tokens drawn anew for every
-seed, batches of 4 contexts, a tenth of the evaluation, two rates, and after tuning only `classifier` and the strongest
-of `random` and `shuffled`.
+`SMALL` is the same, arms and seeds and power check included, at a size that one core trains in an hour: width 96, three
+layers, 300,000 tokens drawn anew for every seed, batches of 4 contexts, a tenth of the evaluation, three rates.
 
 Primary claim: `classifier` against the strongest of the controls `random`, `shuffled` and `dedup` on validation.
-Minimum effect: 0.02 bits per byte. Power check, run first: `classifier` and `random` with two seeds at the rate
-`POWER_RATE`; it passes if the gap exceeds twice the spread over seeds, both models are better than a unigram model, and
+Minimum effect: 0.02 bits per byte. Power check, run first: `classifier` and `random` with two seeds at one fixed rate;
+it passes if the gap exceeds twice the spread over seeds, both models are better than a unigram model, and
 the positive control `oracle` (trained on other documents of B and C) is best. It is printed and kept, and stops nothing
 by itself.
 """
@@ -42,7 +41,7 @@ from dclm.scales import ModelConfig, TrainConfig
 __all__ = ["EXPERIMENT", "Experiment", "run_experiment", "summarize"]
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-TUNING_SEED, POWER_RATE = 100, 4e-3
+TUNING_SEED = 100
 SEEDS = (0, 1, 2, 3, 4)
 CONTROLS = ("random", "shuffled", "dedup")
 POLL_SECONDS = 0.2
@@ -57,20 +56,18 @@ class Experiment:
         arms: In the order in which a seed goes through them.
         seeds: Of the judged runs.
         rates: Tried for every arm.
-        power: Whether the power check runs first.
+        power_rate: Of the power check, which runs first; None for none.
         max_tokens: Of a run, drawn from its arm by the seed; None for all.
         evaluation_share: Of every evaluation text and task.
-        strongest_only: After tuning, seeds are run of `classifier` and of the control that is best on validation.
     """
 
     config: TrainConfig
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = SEEDS
     rates: tuple[float, ...] = RATES
-    power: bool = True
+    power_rate: float | None = 4e-3
     max_tokens: int | None = None
     evaluation_share: float = 1.0
-    strongest_only: bool = False
 
 
 EXPERIMENT = Experiment(
@@ -86,13 +83,11 @@ EXPERIMENT = Experiment(
 
 
 SMALL = Experiment(
-    replace(EXPERIMENT.config, model=replace(EXPERIMENT.config.model, dim=64, num_layers=2, num_heads=2), batch_size=4),
-    arms=("classifier", "random", "shuffled"),
-    rates=(8e-3, 16e-3),
-    power=False,
-    max_tokens=200_000,
+    replace(EXPERIMENT.config, model=replace(EXPERIMENT.config.model, dim=96, num_layers=3, num_heads=3), batch_size=4),
+    rates=(8e-3, 16e-3, 32e-3),
+    power_rate=8e-3,
+    max_tokens=300_000,
     evaluation_share=0.1,
-    strongest_only=True,
 )
 
 
@@ -111,10 +106,12 @@ class Task:
         return f"{self.kind}-{self.arm}-{self.rate:g}-{self.seed}"
 
 
-def power_tasks() -> list[Task]:
+def power_tasks(experiment: Experiment) -> list[Task]:
     """Return the runs of the power check."""
+    if experiment.power_rate is None:
+        return []
     pairs = [("classifier", 50), ("random", 50), ("oracle", 50), ("classifier", 51), ("random", 51)]
-    return [Task("power", arm, POWER_RATE, seed) for arm, seed in pairs]
+    return [Task("power", arm, experiment.power_rate, seed) for arm, seed in pairs]
 
 
 def tuning_tasks(experiment: Experiment) -> list[Task]:
@@ -158,11 +155,6 @@ def strongest_control(experiment: Experiment, results: list[dict[str, Any]]) -> 
     """Return the control whose best rate is best on validation."""
     tuned = [r for r in results if r["kind"] == "tune" and r["arm"] in CONTROLS and r["arm"] in experiment.arms]
     return min(tuned, key=validation)["arm"]
-
-
-def judged_arms(experiment: Experiment, results: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the arms of which seeds are run."""
-    return ("classifier", strongest_control(experiment, results)) if experiment.strongest_only else experiment.arms
 
 
 def run_experiment(
@@ -226,17 +218,14 @@ def shrink(prepared: Prepared, share: float) -> Prepared:
 
 
 def _tasks(experiment: Experiment, out: Path, deadline: float) -> Iterator[Task]:
-    if experiment.power:
-        yield from power_tasks()
+    yield from power_tasks(experiment)
     tuning = tuning_tasks(experiment)
     yield from tuning
     while any(not (out / "runs" / f"{task.name}.json").exists() for task in tuning):
         if time.time() > deadline:
             return
         time.sleep(POLL_SECONDS)
-    found = read_results(out)
-    rates = chosen_rates(experiment, found)
-    yield from seed_tasks(replace(experiment, arms=judged_arms(experiment, found)), rates)
+    yield from seed_tasks(experiment, chosen_rates(experiment, read_results(out)))
 
 
 def _take(out: Path, task: Task) -> bool:
@@ -272,13 +261,12 @@ def summarize(experiment: Experiment, prepared: Prepared, results: list[dict[str
     tuning = {arm: {f"{r['rate']:g}": validation(r) for r in tuned if r["arm"] == arm} for arm in experiment.arms}
     whole = all(len(found) == len(experiment.rates) for found in tuning.values())
     rates = chosen_rates(experiment, results) if whole else {}
-    arms = judged_arms(experiment, results) if whole else experiment.arms
     by_seed = {seed: {r["arm"]: r for r in judged if r["seed"] == seed} for seed in experiment.seeds}
-    seeds = [seed for seed, found in by_seed.items() if set(found) >= set(arms)]
+    seeds = [seed for seed, found in by_seed.items() if set(found) >= set(experiment.arms)]
     if whole and not seeds:  # cut off before the first seed: what tuning gave at each arm's own rate is one
         by_seed = {TUNING_SEED: {r["arm"]: r for r in tuned if r["rate"] == rates[r["arm"]]}}
         seeds = [TUNING_SEED]
-    values = {arm: _columns([by_seed[seed][arm] for seed in seeds]) for arm in arms}
+    values = {arm: _columns([by_seed[seed][arm] for seed in seeds]) for arm in experiment.arms}
     control = strongest_control(experiment, results) if whole else CONTROLS[0]
     return {
         "seeds": seeds,
@@ -287,7 +275,7 @@ def summarize(experiment: Experiment, prepared: Prepared, results: list[dict[str
         "rates": rates,
         "control": control,
         "power": power_check(results, prepared),
-        "fixed_rate": fixed_rate_pairs(results),
+        "fixed_rate": fixed_rate_pairs(experiment, results),
         "facts": prepared.facts,
         "steps": max((r["steps"] for r in results), default=0),
         "passes": max((r["passes"] for r in results), default=0.0),
@@ -295,11 +283,11 @@ def summarize(experiment: Experiment, prepared: Prepared, results: list[dict[str
     }
 
 
-def fixed_rate_pairs(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the primary metric of `classifier` and `random` at `POWER_RATE`, paired by seed, judged runs left out."""
+def fixed_rate_pairs(experiment: Experiment, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the primary metric of `classifier` and `random` at the power check's rate by seed, no judged runs."""
     found: dict[str, dict[int, float]] = {"classifier": {}, "random": {}}
     for result in results:
-        if result["kind"] != "seed" and result["rate"] == POWER_RATE and result["arm"] in found:
+        if result["kind"] != "seed" and result["rate"] == experiment.power_rate and result["arm"] in found:
             found[result["arm"]][result["seed"]] = primary(result)
     seeds = sorted(set(found["classifier"]) & set(found["random"]))
     return {"seeds": seeds, **{arm: [values[seed] for seed in seeds] for arm, values in found.items()}}

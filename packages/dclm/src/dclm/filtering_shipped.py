@@ -41,7 +41,7 @@ SHIPPED = Experiment(
     ),
     arms=("classifier", "random", "shuffled"),
     rates=(4e-3, 8e-3),
-    power=False,
+    power_rate=None,
 )
 WHERE = ", on the pool inside the package"
 SEEDS: dict[Budget, tuple[int, ...]] = {"smoke": (0,), "laptop": (0, 1), "full": (0, 1, 2, 3, 4)}
