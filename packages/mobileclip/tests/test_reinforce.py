@@ -8,12 +8,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import make_data
+import mobileclip_process
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -161,11 +160,7 @@ def command(source, out, *more):
         "--captioner",
     ]
     arguments += ["make_data:caption", "--num-augmentations", 3, "--num-captions", 2, "--samples-per-shard", 1]
-    arguments += ["--image-size", 16, "--quiet", "--json", *more]
-    return [sys.executable, "-m", "mobileclip", *map(str, arguments)]
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    return [*arguments, "--image-size", 16, "--quiet", "--json", *more]
 
 
 @pytest.mark.slow
@@ -175,20 +170,18 @@ def test_twenty_kills_change_nothing(source, tmp_path):
     rows = ["uid,caption,path", *(f"v{i:04d},caption {i},{i % 12}.png" for i in range(60))]
     (source / "csv/more.csv").write_text("\n".join(rows))
     whole, killed, moments, log = tmp_path / "whole", tmp_path / "killed", random.Random(0), []
-    subprocess.run(command(source / "csv/more.csv", whole), check=True, env=ENVIRONMENT, capture_output=True)
+    mobileclip_process.finish(command(source / "csv/more.csv", whole))
     for kill in range(20):
         goal = _count(killed) + kill % 4
-        line = command(source / "csv/more.csv", killed, "--resume")
-        process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        while process.poll() is None and (_count(killed) < goal or not any(killed.glob(".*.tar.*.tmp"))):
+        process = mobileclip_process.start(command(source / "csv/more.csv", killed, "--resume"))
+        while process.is_alive() and (_count(killed) < goal or not any(killed.glob(".*.tar.*.tmp"))):
             time.sleep(0.0002)
         time.sleep(moments.uniform(0, 0.003))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         log.append((_count(killed), sum(path.stat().st_size for path in killed.rglob("*") if path.is_file())))
-    subprocess.run(
-        command(source / "csv/more.csv", killed, "--resume"), check=True, env=ENVIRONMENT, capture_output=True
-    )
+    mobileclip_process.finish(command(source / "csv/more.csv", killed, "--resume"))
     print("shards and bytes at each kill:", log)
     assert len({count for count, _ in log}) > 10
     assert digest(killed) == digest(whole)
@@ -201,8 +194,7 @@ def _count(folder):
 @pytest.mark.slow
 def test_workers_change_nothing(source, tmp_path):
     for workers in (1, 2):
-        line = command(source / "csv/data.csv", tmp_path / str(workers), "--workers", workers)
-        subprocess.run(line, check=True, env=ENVIRONMENT, capture_output=True)
+        mobileclip_process.finish(command(source / "csv/data.csv", tmp_path / str(workers), "--workers", workers))
     assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
 

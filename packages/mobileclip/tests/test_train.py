@@ -3,17 +3,20 @@
 import dataclasses
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import make_data
+import mobileclip_process
 import numpy as np
 import pytest
 import torch
 from mobileclip import PRESETS, MobileCLIPConfig, from_pretrained
 from mobileclip.augment import AugmentConfig
 from mobileclip.config import TRAIN_PRESETS, MCiConfig, TextConfig, TrainConfig
+from mobileclip.distributed import Processes
 from mobileclip.factory import Tokenizer
 from mobileclip.loader import ShardedSamples, StepDataset, epoch_order, load_batches
 from mobileclip.loss import Captions, Gathered, dr_loss
@@ -267,37 +270,37 @@ def test_impossible_configurations_are_refused(change):
         dataclasses.replace(CONFIG, **change)
 
 
+def three_steps(data, processes, *, parts=1, batch=8, alone=False):
+    """Losses and weights after three updates; `alone` leaves the gather out."""
+    config = dataclasses.replace(CONFIG, accumulation=parts, batch_size=batch)
+    trainer = Trainer(config, processes=processes)
+    shares = dataset(data, config, rank=processes.rank, world_size=processes.world_size)
+    gather = Gathered.alone if alone else None
+    losses = [trainer.train_step(shares[step], DIMS, gather)["train/loss"] for step in range(3)]
+    return {"losses": losses, "weights": torch.cat([p.detach().flatten() for p in trainer.model.parameters()])}
+
+
+CASES = {"two": {}, "alone": {"alone": True}, "accumulated": {"parts": 2, "batch": 16}}
 WORKER = """
-import json, sys, torch
+import sys, torch
 sys.path.insert(0, {tests!r})
 import test_train as t
-from mobileclip.distributed import Processes
-from mobileclip.loss import Gathered
-import dataclasses
 torch.set_num_threads(1)
-processes = Processes.from_environment("cpu")
-config = dataclasses.replace(t.CONFIG, accumulation={parts}, batch_size={batch})
-trainer = t.Trainer(config, processes=processes)
-data = t.dataset({data!r}, config, rank=processes.rank, world_size=processes.world_size)
-gather = Gathered.alone if {alone} else None
-losses = [trainer.train_step(data[step], t.DIMS, gather)["train/loss"] for step in range(3)]
+processes = t.Processes.from_environment("cpu")
+found = {{name: t.three_steps(t.Path({data!r}), processes, **case) for name, case in t.CASES.items()}}
 if processes.rank == 0:
-    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    torch.save({{"losses": losses, "weights": weights}}, {out!r})
+    torch.save(found, {out!r})
 processes.close()
 """
 
 
-def run_processes(data, out, count, *, parts=1, batch=8, alone=False):
-    script = out.with_suffix(".py")
-    script.write_text(
-        WORKER.format(
-            tests=str(Path(__file__).parent), data=str(data), out=str(out), parts=parts, batch=batch, alone=alone
-        )
-    )
-    command = [sys.executable, "-W", "ignore"]
-    if count > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+@pytest.fixture(scope="module")
+def pair(data, tmp_path_factory):
+    """All cases in one pair of processes: starting them takes longer than what they do."""
+    folder = tmp_path_factory.mktemp("pair")
+    script, out = folder / "worker.py", folder / "found.pt"
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), data=str(data), out=str(out)))
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -310,11 +313,9 @@ def difference(a, b):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_processes_equal_one(data, tmp_path):
+def test_two_processes_equal_one(data, pair):
     """Two gloo processes against one that takes the same halves in turn (batch normalisation sees halves in both)."""
-    one = run_processes(data, tmp_path / "one.pt", 1, parts=2)
-    two = run_processes(data, tmp_path / "two.pt", 2)
-    alone = run_processes(data, tmp_path / "alone.pt", 2, alone=True)
+    one, two, alone = three_steps(data, Processes(), parts=2), pair["two"], pair["alone"]
     print(f"largest relative difference {difference(two, one):.1e}, without the gather {difference(alone, one):.1e}")
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert difference(two, one) < 1e-4
@@ -324,10 +325,9 @@ def test_two_processes_equal_one(data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_processes_that_accumulate_equal_one(data, tmp_path):
+def test_two_processes_that_accumulate_equal_one(data, pair):
     """Gradients are exchanged once, with the last part of a batch; exchanging none or every part would not do."""
-    one = run_processes(data, tmp_path / "one.pt", 1, parts=4, batch=16)
-    two = run_processes(data, tmp_path / "two.pt", 2, parts=2, batch=16)
+    one, two = three_steps(data, Processes(), parts=4, batch=16), pair["accumulated"]
     print(f"largest relative difference {difference(two, one):.1e}")
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert difference(two, one) < 1e-4
@@ -351,22 +351,21 @@ def test_the_command_under_torchrun(data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_training_goes_on_to_the_same_weights(data, tmp_path):
-    import signal
     import time
 
     def command(out, *more):
-        line = ["train", "--data", str(data), "--out", str(tmp_path / out), "--batch-size", "4", "--num-steps", "8"]
-        line += ["--checkpoint-every", "1", "--device", "cpu", "--quiet", *more]
-        return [sys.executable, "-m", "mobileclip", *line]
+        line = ["train", "--data", data, "--out", tmp_path / out, "--batch-size", "4", "--num-steps", "8"]
+        return [*line, "--checkpoint-every", "1", "--device", "cpu", "--quiet", *more]
 
-    subprocess.run(command("whole"), check=True, capture_output=True)
+    mobileclip_process.finish(command("whole"))
     for kill in range(3):
-        process = subprocess.Popen(command("cut", "--resume"), stdout=subprocess.DEVNULL)
+        process = mobileclip_process.start(command("cut", "--resume"))
         path, before = tmp_path / "cut/checkpoint.pt", time.time_ns()
-        while process.poll() is None and not (path.exists() and path.stat().st_mtime_ns > before):
-            time.sleep(0.01)
+        while process.is_alive() and not (path.exists() and path.stat().st_mtime_ns > before):
+            time.sleep(0.005)
         time.sleep(0.01 * kill)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command("cut", "--resume"), check=True, capture_output=True)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    mobileclip_process.finish(command("cut", "--resume"))
     assert same(from_pretrained(tmp_path / "whole/model"), from_pretrained(tmp_path / "cut/model"))

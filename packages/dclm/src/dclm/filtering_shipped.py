@@ -61,7 +61,7 @@ def shipped_claims(out: Path, *, budget: Budget, seconds: float) -> list[ClaimRe
     if budget != "full":
         experiment = replace(experiment, arms=experiment.arms[:2])
     if budget == "smoke":
-        experiment = replace(experiment, rates=experiment.rates[:1])
+        experiment = replace(experiment, rates=experiment.rates[:1], max_tokens=20_000, evaluation_share=0.1)
     found = run_experiment(out, out, experiment=experiment, seconds=seconds, workers=0)
     budget_tokens = found["facts"]["budget_tokens"]
     data = f"the sample pool: {found['facts']['arms']['raw']['documents']} pages, {budget_tokens:,} tokens an arm"
