@@ -76,6 +76,19 @@ def test_a_finished_chain_is_kept(monkeypatch, capsys, whole, tasks):
     assert status == 2 and "another model, tokenizer or tasks" in err
 
 
+def test_what_is_missing_is_said_before_hours_of_work(monkeypatch, capsys, tmp_path, tasks):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "copa.jsonl").write_text(json.dumps({"query": "q", "choices": ["a", "b"], "gold": 2}))
+    for more, words in (
+        (("--tasks", tmp_path / "bad"), "line 1 has gold 2"),
+        (("--tasks", tmp_path / "none"), "no task files below"),
+    ):
+        status, _, err = run(monkeypatch, capsys, *chain(tmp_path / "out", *more))
+        assert status == 2 and words in err and not (tmp_path / "out").exists()
+    status, _, err = run(monkeypatch, capsys, *chain(tmp_path / "out", "--tasks", tasks, pool=[tmp_path / "gone"]))
+    assert status == 2 and "no documents at" in err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["tokenize", "train", "evaluate"])
 def test_a_chain_that_stopped_goes_on(monkeypatch, capsys, tmp_path, whole, tasks, weights, stage):

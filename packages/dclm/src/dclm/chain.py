@@ -15,10 +15,13 @@ from tenfold_shared.files import atomic_write, write_json
 
 from dclm.config import Recipe
 from dclm.engines import RunOptions
+from dclm.icl import find_tasks, read_task
 from dclm.leaderboard import leaderboard_rows, render_leaderboard
 from dclm.pipeline import run
 from dclm.records import dataset_record, evaluation_record, model_record, read_reference, write_record
 from dclm.scales import TrainConfig
+from dclm.storage import find_inputs
+from dclm.tasks import TASKS
 
 __all__ = ["Chain", "run_chain", "sample_tasks"]
 
@@ -75,6 +78,7 @@ def run_chain(
     """
     out = Path(out)
     chain = replace(chain, config=with_vocabulary(chain.config, chain.tokenizer))
+    _check(inputs, chain)
     _prepare(out, chain, options)
     options = replace(options, resume=True)
     made = run(inputs, chain.recipe, out=out / "data", options=options)
@@ -111,6 +115,14 @@ def with_vocabulary(config: TrainConfig, tokenizer: str) -> TrainConfig:
 
     words = -(-load_tokenizer(tokenizer).vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     return replace(config, model=replace(config.model, vocab_size=words))
+
+
+def _check(inputs: Sequence[str], chain: Chain) -> None:
+    """Refuse at once what would be found missing or damaged only after hours."""
+    find_inputs(tuple(map(str, inputs)))
+    known = {task.name: task for task in TASKS}
+    for name, path in find_tasks(chain.tasks or sample_tasks()).items():
+        read_task(known[name], path)
 
 
 def _prepare(out: Path, chain: Chain, options: RunOptions) -> None:

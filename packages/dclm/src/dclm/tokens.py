@@ -102,6 +102,8 @@ def tokenize(
     """
     out = Path(out)
     files = find_inputs(tuple(map(str, inputs)))
+    for path in files:
+        _source_of(str(path), options.sources)
     tokenizer = load_tokenizer(options.tokenizer)
     plan = {"inputs": list(files), "fingerprint": tokenizer.fingerprint, **asdict(options)}
     finished = _prepare(out, plan, run.resume)
