@@ -230,8 +230,15 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(bases, adapters, rows, t
 
 def test_a_folder_with_another_run_is_refused(bases, adapters, rows, tmp_path):
     train(bases, adapters, rows, tmp_path / "c", CompatibilityConfig(cache_top=16))
-    with pytest.raises(ValueError, match="holds a run with other settings or data"):
-        train(bases, adapters, rows[:10], tmp_path / "c", CompatibilityConfig(cache_top=16))
+    changed = [{**rows[0], "answer": " another"}, *rows[1:]]
+    cases = {
+        "num_examples": (rows[:10], CompatibilityConfig(cache_top=16)),
+        "data": (changed, CompatibilityConfig(cache_top=16)),
+        "compatibility": (rows, CompatibilityConfig("all_old", cache_top=16)),
+    }
+    for name, (examples, settings) in cases.items():
+        with pytest.raises(ValueError, match=f"holds a run with other settings or data \\(.*{name}"):
+            train(bases, adapters, examples, tmp_path / "c", settings)
 
 
 def test_fingerprints(bases, adapters):

@@ -1,6 +1,6 @@
 """Asking a model a benchmark's questions and scoring what it says, with one record per question.
 
-    fastvlm evaluate textvqa --data textvqa --model run/model --out textvqa-scores
+    fastvlm evaluate --benchmark textvqa --data textvqa --model run/model --out textvqa-scores
 
 Evaluators yield (name, value). `samples.jsonl` grows as answers come; `--resume` keeps what it has.
 """

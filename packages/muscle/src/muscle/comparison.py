@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,7 +196,8 @@ def _array(values: Sequence[Any], order: np.ndarray | None = None) -> np.ndarray
 def _compare_labels(old: Answers, new: Answers, order: np.ndarray, metric: str, options: Options) -> Comparison:
     gold, gold_new = _array(_list(old.gold)), _array(_list(new.gold), order)
     answers = _array(_list(old.predictions)), _array(_list(new.predictions), order)
-    _refuse_missing(old, answers[0]), _refuse_missing(new, answers[1]), _refuse_missing(old, gold)
+    for one, values in ((old, answers[0]), (new, answers[1]), (old, gold)):
+        _refuse_missing(one, values)
     try:
         check_types({"old answers": answers[0], "new answers": answers[1], "gold": gold})
     except ValueError as error:
@@ -255,7 +257,8 @@ def _compare_scores(
     intervals = bootstrap_smooth(before, after, resamples=options.resamples, seed=options.seed)
     found = Comparison(old.path, new.path, metric, smooth_flips(before, after), intervals)
     for name, values in old.slices.items():
-        keys = sorted(set(values), key=lambda key: (-list(values).count(key), str(key)))
+        counts = Counter(values)
+        keys = sorted(counts, key=lambda key: (-counts[key], str(key)))
         found.slices[name] = {
             key: smooth_flips(before[where], after[where]) for key in keys for where in [[v == key for v in values]]
         }

@@ -10,6 +10,7 @@ and resuming are transformers' own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from muscle.config import CompatibilityConfig, TrainConfig
 from muscle.loss import IGNORED, Mask
-from muscle.models import save_adapter
+from muscle.models import adapter_fingerprint, fingerprint, save_adapter
 from muscle.records import read_lines
 from muscle.teachers import TeacherCache, build_cache, cached_losses, describe
 
@@ -237,7 +238,7 @@ def train_task_adapter(
     Returns:
         Steps, training loss and the selected validation loss.
     """
-    out, train, validation, arguments = _prepare(tokenizer, rows, config, out, options)
+    out, train, validation, arguments = _prepare(tokenizer, rows, config, out, options, {"model": _mark(model)})
     collate = Collator(tokenizer.pad_token_id)
     trainer = TaskTrainer(
         model=model, args=arguments, train_dataset=_Items(train), eval_dataset=_Items(validation), data_collator=collate
@@ -269,7 +270,13 @@ def train_compatibility_adapter(
         Steps, training loss, the selected validation loss and the cache's bytes per token.
     """
     config, compatibility = settings
-    out, train, validation, arguments = _prepare(tokenizer, rows, config, out, options)
+    mask = options.get("mask")
+    identity = {
+        "models": [_mark(model) for model in (*teachers, student)],
+        "compatibility": dict(compatibility.__dict__),
+        "mask": getattr(mask, "__qualname__", None),
+    }
+    out, train, validation, arguments = _prepare(tokenizer, rows, config, out, options, identity)
     ids = [example["input_ids"] for example in sorted(train + validation, key=lambda e: e["index"])]
     spec = describe(ids, teachers, compatibility.temperature, compatibility.cache_top)
     with arguments.main_process_first():
@@ -282,7 +289,7 @@ def train_compatibility_adapter(
         data_collator=Collator(tokenizer.pad_token_id),
         cache=cache,
         compatibility=compatibility,
-        mask=options.get("mask"),
+        mask=mask,
     )
     return fit(trainer, out, resume=options.get("resume", True)) | {"cache_bytes_per_token": cache.bytes_per_token}
 
@@ -301,21 +308,32 @@ class _Items(torch.utils.data.Dataset):
 
 
 def _prepare(
-    tokenizer: Any, rows: Sequence[Mapping[str, str]], config: TrainConfig, out: str | Path, options: Mapping[str, Any]
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, str]],
+    config: TrainConfig,
+    out: str | Path,
+    options: Mapping[str, Any],
+    identity: Mapping[str, Any],
 ) -> tuple[Path, list[Example], list[Example], TrainingArguments]:
-    out = Path(out)
-    train, validation = split_examples(encode_examples(tokenizer, rows, config.max_length), config)
+    """Split the examples, and refuse a folder of another run: going on there would mix the two."""
+    out, examples = Path(out), encode_examples(tokenizer, rows, config.max_length)
+    train, validation = split_examples(examples, config)
     arguments = training_arguments(config, out, len(train), device=options.get("device", "cpu"))
-    _check_same_run(out, config, len(rows))
+    data = hashlib.sha256(json.dumps([example["input_ids"] for example in examples]).encode()).hexdigest()[:32]
+    _check_same_run(out, config.to_dict() | {"num_examples": len(rows), "data": data, **identity})
     return out, train, validation, arguments
 
 
-def _check_same_run(out: Path, config: TrainConfig, num_examples: int) -> None:
-    """Refuse to go on in a folder with other settings."""
-    wanted = json.loads(json.dumps(config.to_dict() | {"num_examples": num_examples}))
+def _mark(model: Any) -> str:
+    return fingerprint(model) + adapter_fingerprint(model)
+
+
+def _check_same_run(out: Path, identity: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(identity))
     path = out / "config.json"
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{out} holds a run with other settings or data; choose another --out.")
+    if not path.is_file():
+        write_json(path, wanted)
         return
-    write_json(path, wanted)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if other := [name for name in wanted if found.get(name) != wanted[name]]:
+        raise InputError(f"{out} holds a run with other settings or data ({', '.join(other)}); choose another --out.")
