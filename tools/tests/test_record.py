@@ -79,3 +79,16 @@ def test_without_merging_a_run_replaces_the_whole_file(package, tmp_path):
     run(package, tmp_path, "size", words="it is smaller")
     content = json.loads((package / "src/alpha/results/recorded.json").read_text())
     assert [row["claim"] for row in content["claims"]] == ["it is smaller"] and "runs" not in content["configuration"]
+
+
+def test_a_run_on_another_machine_brings_its_report(package, tmp_path):
+    write_claims(tmp_path / "claims.json", [claim()])
+    report = tmp_path / "environment.json"
+    report.write_text(json.dumps({"commit": "abc", "versions": {"jax": "1"}, "cpu": "Elsewhere", "cores": 64}))
+    options = record.RecordConfig(package, tmp_path / "claims.json", "far away", environment=report)
+    assert record.run(options) == 0
+    content = json.loads((package / "src/alpha/results/recorded.json").read_text())
+    assert (content["commit"], content["versions"], content["machine"]["cpu"]) == ("abc", {"jax": "1"}, "Elsewhere")
+    report.write_text(json.dumps({"cpu": "Elsewhere"}))
+    with pytest.raises(InputError, match="is no report of `environment_report`"):
+        record.run(options)

@@ -128,7 +128,8 @@ def slow(root: Path, tally: Tally) -> None:
 
 def contract(root: Path, tally: Tally) -> None:
     """The contract that every package keeps, and the workspace's own rules."""
-    pytest(root, tally, "-m", NEVER, "--ignore", WHEEL_TESTS, "tests")
+    # The README tests of one file take half of the time: two workers share them.
+    pytest(root, tally, "-m", NEVER, "--dist", "worksteal", "--ignore", WHEEL_TESTS, "tests")
 
 
 def smoke(root: Path, tally: Tally) -> None:

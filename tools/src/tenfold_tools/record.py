@@ -1,4 +1,4 @@
-"""Keep a full run as a package's recorded run.
+r"""Keep a full run as a package's recorded run.
 
     python -m tenfold_tools.record packages/mobileclip report/runs/mobileclip/KEY/claims.json "60 rounds"
 
@@ -8,7 +8,13 @@ in the package's README. The run has to be of this commit, on this machine.
     python -m tenfold_tools.record packages/mobileclip claims.json "learning" --merge --command "..."
 
 records a run of some claims only: they replace those of the same words, and all others stay as they were recorded.
-`configuration.runs` then says which claims came from which run, with its command, commit, versions and machine.
+A run on another machine brings its own report: `--environment FILE` names what
+
+    python -c "import json; from tenfold_shared.environment import environment_report; \
+        print(json.dumps(environment_report('torch', 'jax')))" > environment.json
+
+wrote there. `configuration.runs` then says which claims came from which run, with its command, commit, versions and
+machine.
 """
 
 import datetime
@@ -37,6 +43,7 @@ class RecordConfig:
         what: What this attempt was, in a few words.
         command: The line that makes the claims.
         merge: Keep the recorded claims that this run did not make.
+        environment: Report of the machine and commit that made the claims, where it is another one.
     """
 
     package: Path
@@ -44,6 +51,7 @@ class RecordConfig:
     what: str
     command: str = ""
     merge: bool = False
+    environment: Path | None = None
 
 
 def run(config: RecordConfig) -> int:
@@ -64,7 +72,7 @@ def run(config: RecordConfig) -> int:
     attempt = {"date": date, "what": config.what, "result": summarise(claims)}
     name = config.package.name
     command = config.command or f"{name.replace('_', '-')} reproduce --budget full"
-    environment = environment_report("torch", "jax", "transformers", "timm", "open-clip-torch")
+    environment = read_environment(config.environment)
     configuration: dict[str, Any] = {"budget": "full"}
     if config.merge and before["claims"]:
         this = {"command": command, "commit": environment["commit"], "versions": environment.get("versions", {})}
@@ -84,6 +92,21 @@ def run(config: RecordConfig) -> int:
         text.write(tables.fill(readme.read_text(), file))
     print(f"{file}: {attempt['result']}")
     return 0
+
+
+def read_environment(path: Path | None) -> dict[str, Any]:
+    """Return the report in a file, or of this machine.
+
+    Raises:
+        InputError: The file holds no report.
+    """
+    if path is None:
+        return environment_report("torch", "jax", "transformers", "timm", "open-clip-torch")
+    try:
+        report = json.loads(path.read_text("utf-8"))
+        return {"commit": report["commit"], "versions": report["versions"], **report}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no report of `environment_report` ({error!r}).") from error
 
 
 def merge(
