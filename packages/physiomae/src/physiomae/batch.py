@@ -17,8 +17,8 @@ from physiomae.config import PhysioMAEConfig
 class MultimodalBatch:
     """Windows with any subset of modalities, in any order.
 
-    Build it with `from_arrays`. Where a channel is absent its samples are 0 and never reach the model: the stem puts the
-    channel's missing token there, and a patch without any channel is no token at all.
+    Build it with `from_arrays`. Where a channel is absent its samples are 0 and never reach the model: the stem puts
+    the channel's missing token there, and a patch without any channel is no token at all.
 
     Attributes:
         signals: Modality -> [windows, channels, samples].
