@@ -45,7 +45,7 @@ from typing import Any, Literal
 
 import torch
 from tenfold_shared.claims import ClaimResult
-from tenfold_shared.files import write_json
+from tenfold_shared.files import atomic_write, write_json
 from tenfold_shared.progress import progress
 
 from physiomae.experiment import ARMS, CELLS, MAIN_CELL, WATCH, Job, Sizes, run, tuning_score
@@ -153,4 +153,30 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 
     start = time.perf_counter()
     runs = train_all(out / budget, budget, seed)
+    if budget == "full":
+        keep_runs(out / budget / "runs.json", runs)
     return verdicts.judge(runs, out, budget=budget, seconds=time.perf_counter() - start)
+
+
+def judge_finished(out: Path) -> list[ClaimResult]:
+    """Judge the runs of a full budget that exist, without making any: what a run that was stopped has to say.
+
+    Args:
+        out: Folder of `reproduce`.
+    """
+    from physiomae import verdicts
+
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "full" / "runs").glob("*.json"))]
+    keep_runs(out / "full" / "runs.json", runs)
+    return verdicts.judge(runs, out, budget="full", seconds=sum(run["seconds"] for run in runs))
+
+
+def keep_runs(path: Path, runs: Sequence[dict[str, Any]]) -> None:
+    """Write all runs as one file, a line each; `results/runs.json` is that of the recorded run."""
+    with atomic_write(path, "w") as file:
+        file.write("[\n" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "\n]\n")
+
+
+def recorded_runs() -> list[dict[str, Any]]:
+    """Return the runs of the recorded experiment."""
+    return json.loads(resources.files("physiomae").joinpath("results", "runs.json").read_text("utf-8"))
