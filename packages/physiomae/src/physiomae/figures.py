@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from physiomae.config import PRESETS
 from physiomae.experiment import CELLS, MAIN_CELL, WATCH
 from physiomae.plots import draw_attention, draw_map, draw_scores
+from physiomae.scores import OURS, score_all, score_missing
 
 COUPLINGS, SPREADS = ("0", "0.45", "0.9"), ("even", "graded", "one")
-Runs = Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]
+Runs = Mapping[str, Mapping[str, Mapping[int, dict[str, Any]]]]
 
 
 def draw_all(out: Path, found: Runs) -> list[str]:
     """Draw what the runs have: scores of all arms, attention, the simulator's map; return the files' names."""
-    from physiomae.verdicts import score_all, score_missing
-
     files = []
     for cell, name in ((WATCH, "watch"), (MAIN_CELL, "simulator")):
         if cell not in found:
@@ -40,8 +40,6 @@ def draw_all(out: Path, found: Runs) -> list[str]:
 
 def attention_of(arms: Mapping[str, Any], world: str) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Return mean attention between modalities of the arms that have it."""
-    from physiomae.config import PRESETS
-
     names = PRESETS[world].names
     shown = [arm for arm in ("random", "mae", "mae_drop") if arm in arms]
     return {arm: (names, np.mean([run["mass"] for run in arms[arm].values()], axis=0)) for arm in shown}
@@ -49,8 +47,6 @@ def attention_of(arms: Mapping[str, Any], world: str) -> dict[str, tuple[tuple[s
 
 def maps_of(found: Runs) -> dict[str, np.ndarray]:
     """Return mean differences of our arm from two controls [informativeness, coupling]."""
-    from physiomae.verdicts import OURS, score_all
-
     titles = {"mae": "with dropout - without", "contrastive_loo": "with dropout - contrastive"}
     maps = {}
     for control, title in titles.items():

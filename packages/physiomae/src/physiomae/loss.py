@@ -96,15 +96,12 @@ def contrastive_sums(
             queries, has_query = _mean_of(local, there, left)
             keys, has_key = _mean_of(everyone, everywhere, other)
             both = has_query & has_key[right]
-            losses = info_nce(queries, keys, right, scale, has_key | _ones_at(right, has_key))
+            # Rows without a key of their own are not counted; they get another's, so that no gradient is infinite.
+            own = torch.where(has_key[right], right, has_key.int().argmax())
+            losses = info_nce(queries, keys, own, scale, has_key | ~has_key.any())
             sums.append(torch.where(both, losses, 0.0).sum())
             counts.append(both.sum().to(torch.float32))
     return torch.stack(sums), torch.stack(counts)
-
-
-def _ones_at(places: Tensor, like: Tensor) -> Tensor:
-    """True at some places: a row's own key always stands among its candidates, so that no row is empty."""
-    return torch.zeros_like(like).index_fill(0, places, True)
 
 
 def _mean_of(values: Tensor, there: Tensor, places: tuple[int, ...]) -> tuple[Tensor, Tensor]:

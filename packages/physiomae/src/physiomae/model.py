@@ -99,6 +99,9 @@ class PhysioMAE(nn.Module):
     `embed` is what most users want; `encode`, `decode` and `targets` are what objectives are made of.
     """
 
+    time: Tensor
+    time_out: Tensor
+
     def __init__(self, config: PhysioMAEConfig, *, late_fusion: bool = False) -> None:
         """Build a model with random weights.
 

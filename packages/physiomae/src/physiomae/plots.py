@@ -67,8 +67,9 @@ def draw_attention(path: Path, reports: Mapping[str, tuple[Sequence[str], np.nda
         axis.set(title=title, xlabel="to", ylabel="from")
         axis.set_xticks(range(len(names)), names)
         axis.set_yticks(range(len(names)), names)
-        for (row, column), value in np.ndenumerate(np.asarray(mass)):
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="w" if value < 0.6 else "k")
+        for row, values in enumerate(np.asarray(mass).tolist()):
+            for column, value in enumerate(values):
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="w" if value < 0.6 else "k")
     _save(path, pyplot, figure)
 
 

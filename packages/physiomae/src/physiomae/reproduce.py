@@ -48,6 +48,7 @@ from tenfold_shared.claims import ClaimResult
 from tenfold_shared.files import atomic_write, write_json
 from tenfold_shared.progress import progress
 
+from physiomae import verdicts
 from physiomae.experiment import ARMS, CELLS, MAIN_CELL, WATCH, Job, Sizes, run, tuning_score
 
 Budget = Literal["smoke", "laptop", "full"]
@@ -149,8 +150,6 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     Returns:
         One row per claim, with what cannot be tried here.
     """
-    from physiomae import verdicts
-
     start = time.perf_counter()
     runs = train_all(out / budget, budget, seed)
     if budget == "full":
@@ -164,8 +163,6 @@ def judge_finished(out: Path) -> list[ClaimResult]:
     Args:
         out: Folder of `reproduce`.
     """
-    from physiomae import verdicts
-
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "full" / "runs").glob("*.json"))]
     keep_runs(out / "full" / "runs.json", runs)
     return verdicts.judge(runs, out, budget="full", seconds=sum(run["seconds"] for run in runs))

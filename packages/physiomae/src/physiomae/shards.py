@@ -40,13 +40,13 @@ def write_shard(folder: Path, windows: Windows, part: int = 0) -> dict[str, Any]
     Returns:
         The shard's row of the index.
     """
-    import webdataset
+    from webdataset.writer import TarWriter
 
     # webdataset takes a key to end at its first dot.
     key = f"{quote(windows.subject, safe='').replace('.', '%2E')}-{part}"
     name = f"{key}.tar"
     content = io.BytesIO()
-    with webdataset.TarWriter(content, mtime=0, user="", group="") as tar:
+    with TarWriter(content, mtime=0, user="", group="") as tar:
         for row in range(len(windows)):
             tar.write(_sample(windows, row, key))
     with atomic_write(folder / name) as file:
@@ -137,13 +137,13 @@ class ShardSource:
 
     def samples(self, order: np.ndarray | None = None) -> Iterator[Sample]:
         """Yield raw samples, shard by shard."""
-        import webdataset
+        from webdataset.compat import WebDataset
 
         places = range(len(self.shards)) if order is None else order
         files = [str(self.folder / self.shards[place]["file"]) for place in places]
         if missing := next((file for file in files if not Path(file).is_file()), None):
             raise InputError(f"the shard {missing} of the index is missing; prepare the folder again.")
-        yield from webdataset.WebDataset(files, shardshuffle=False, nodesplitter=None, empty_check=False)
+        yield from WebDataset(files, shardshuffle=False, nodesplitter=None, empty_check=False)
 
     def batches(
         self, batch_size: int, seed: int, epoch: int, *, skip: int = 0, rows: slice = slice(None)

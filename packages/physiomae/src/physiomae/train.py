@@ -134,7 +134,7 @@ class Run:
         parts = self.losses(batch.to(self.device), on_device)
         if not torch.isfinite(parts["loss"]):
             raise FloatingPointError(
-                f"the loss is {float(parts['loss'])} at step {step}, learning rate {self.rate(step):.2g}; lower it."
+                f"the loss is {parts['loss'].item()} at step {step}, learning rate {self.rate(step):.2g}; lower it."
             )
         self.optimiser.zero_grad()
         self.scaler.scale(parts["loss"]).backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +12,13 @@ from tenfold_shared.claims import ClaimResult, Evidence, PaperValue
 from tenfold_shared.commands import InputError
 
 from physiomae.experiment import CELLS, MAIN_CELL, WATCH
-from physiomae.worlds import PLACEBO
+from physiomae.figures import draw_all
+from physiomae.scores import OURS, Measure, Run, look, score_all, score_missing, score_task, whole
 
 PAPER = "physiomae"
 SPECIFICATION = "specification ours: of the paper only the abstract is certain; it prints no number for this claim."
 Budget = Literal["smoke", "laptop", "full"]
-Run = dict[str, Any]
 Runs = dict[str, dict[str, dict[int, Run]]]  # cell -> arm -> seed -> run
-Measure = Callable[[Run], float]
-OURS = "mae_drop"
 CONTRASTIVE = ("contrastive_pairwise", "contrastive_loo")
 ALL_EFFECT, MISSING_EFFECT, R2_EFFECT, ATTENTION_EFFECT, UNIT_EFFECT = 0.01, 0.02, 0.05, 0.05, 0.02
 DATA = {
@@ -60,38 +58,6 @@ def arrange(runs: Sequence[Run]) -> Runs:
     for run in runs:
         found.setdefault(run["cell"], {}).setdefault(run["arm"], {})[run["seed"]] = run
     return found
-
-
-def whole(run: Run) -> Mapping[str, float]:
-    """Return the scores of all tasks with all modalities."""
-    return run["scores"][max(run["scores"], key=lambda subset: subset.count("+"))]
-
-
-def score_all(run: Run) -> float:
-    """Mean over tasks with all modalities."""
-    return float(np.mean(list(whole(run).values())))
-
-
-def score_missing(run: Run) -> float:
-    """Mean over tasks and over all subsets that lack a modality; noise is none."""
-    real = {subset: scores for subset, scores in run["scores"].items() if PLACEBO not in subset}
-    most = max(subset.count("+") for subset in real)
-    return float(np.mean([list(scores.values()) for subset, scores in real.items() if subset.count("+") < most]))
-
-
-def score_task(task: str) -> Measure:
-    """Score of one task with all modalities."""
-    return lambda run: whole(run)[task]
-
-
-def look(name: str, matched: bool = False) -> Measure:
-    """A figure of the analyses, at the end or where the validation loss was that of our arm."""
-
-    def measure(run: Run) -> float:
-        value = (run["matched"] if matched and "matched" in run else run)[name]
-        return float(np.mean(list(value.values()))) if isinstance(value, Mapping) else float(value)
-
-    return measure
 
 
 def pairs(tasks: Sequence[str], strongest: str) -> list[Pair]:
@@ -145,8 +111,6 @@ def judge(runs: Sequence[Run], out: Path, *, budget: Budget, seconds: float) -> 
         budget: Of the run.
         seconds: That it took.
     """
-    from physiomae.figures import draw_all
-
     found = arrange(runs)
     if not found:
         raise InputError("no runs to judge.")
