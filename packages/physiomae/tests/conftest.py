@@ -6,9 +6,12 @@ os.environ.update(HF_HUB_OFFLINE="1", MPLBACKEND="agg", TOKENIZERS_PARALLELISM="
 os.environ["OMP_NUM_THREADS"] = "1"  # models here are so small that a second thread slows them down
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `make_signals`, which several files need
 
 
 @pytest.fixture(scope="session")

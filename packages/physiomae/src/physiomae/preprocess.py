@@ -20,7 +20,7 @@ from physiomae.recordings import Recording, Signal, check_stages, label_windows
 
 FILTER_ORDER, CLIP, IQR_OF_NORMAL = 4, 10.0, 1.349
 FLAT = 1e-9  # a channel whose quartiles are closer than this share of its size carries nothing
-MAX_DENOMINATOR = 10_000
+MAX_DENOMINATOR = 1000
 MIN_PRESENT = 0.5  # of a window's tokens
 
 

@@ -111,16 +111,27 @@ def tune(out: Path, world: str, arms: Sequence[str], sizes: Sizes) -> dict[str, 
 
 
 def jobs_of(plan: Plan, rates: dict[str, dict[str, float]], seed: int) -> list[Job]:
-    """Return all runs, seed by seed, so that what is done is complete when time is up."""
-    jobs = []
-    for turn in range(max(plan.folds, plan.seeds)):
-        if turn < plan.folds:
-            jobs += [Job(WATCH, arm, (seed + turn) % 10, rates[WATCH][arm]) for arm in plan.watch_arms]
+    """Return all runs, seed by seed, so that what is done is complete when time is up.
+
+    First the seeds that both worlds have, then one of the map, then the watch's other subjects, then the map's others.
+    """
+
+    def watch(turn: int) -> list[Job]:
+        return [Job(WATCH, arm, (seed + turn) % 10, rates[WATCH][arm]) for arm in plan.watch_arms]
+
+    def sweep(turn: int) -> list[Job]:
+        cells = [cell for cell in CELLS if cell != MAIN_CELL]
+        return [Job(cell, arm, seed + turn, rates["simulator"][arm]) for cell in cells for arm in SWEEP_ARMS]
+
+    jobs: list[Job] = []
+    shared = min(plan.folds, max(1, plan.seeds))
+    for turn in range(shared):
+        jobs += watch(turn)
         if turn < plan.seeds:
             jobs += [Job(MAIN_CELL, arm, seed + turn, rates["simulator"][arm]) for arm in plan.simulated_arms]
-    others = [cell for cell in CELLS if cell != MAIN_CELL]
-    for turn in range(plan.sweep_seeds):
-        jobs += [Job(cell, arm, seed + turn, rates["simulator"][arm]) for cell in others for arm in SWEEP_ARMS]
+    later = [sweep(turn) for turn in range(plan.sweep_seeds)]
+    for group in [*later[:1], *map(watch, range(shared, plan.folds)), *later[1:]]:
+        jobs += group
     return jobs
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,17 @@ class ShardSource:
 
     def samples(self, order: np.ndarray | None = None) -> Iterator[Sample]:
         """Yield raw samples, shard by shard."""
-        from webdataset.compat import WebDataset
+        from webdataset.tariterators import group_by_keys, tar_file_expander
 
-        places = range(len(self.shards)) if order is None else order
-        files = [str(self.folder / self.shards[place]["file"]) for place in places]
-        if missing := next((file for file in files if not Path(file).is_file()), None):
-            raise InputError(f"the shard {missing} of the index is missing; prepare the folder again.")
-        yield from WebDataset(files, shardshuffle=False, nodesplitter=None, empty_check=False)
+        for place in range(len(self.shards)) if order is None else order:
+            file = self.folder / self.shards[place]["file"]
+            if not file.is_file():
+                raise InputError(f"the shard {file} of the index is missing; prepare the folder again.")
+            try:
+                with file.open("rb") as stream:
+                    yield from group_by_keys(tar_file_expander([{"url": str(file), "stream": stream}]))
+            except tarfile.TarError as error:
+                raise InputError(f"the shard {file} is damaged ({error}); prepare the folder again.") from error
 
     def batches(
         self, batch_size: int, seed: int, epoch: int, *, skip: int = 0, rows: slice = slice(None)
