@@ -164,6 +164,25 @@ ROWS = (
         alone=jobs.MUSCLE_ALONE,
     ),
     Row(
+        folder="physiomae",
+        dist="physiomae",
+        verbs=(
+            "prepare",
+            "simulate",
+            "train",
+            "probe",
+            "analyze",
+            "embed",
+            "stage",
+            "evaluate",
+            "benchmark",
+            "reproduce",
+            "presets",
+        ),
+        round_trip=jobs.physiomae_round_trip,
+        alone=jobs.PHYSIOMAE_ALONE,
+    ),
+    Row(
         folder="ticclip",
         dist="ticclip",
         verbs=(

@@ -212,3 +212,42 @@ command = [str(Path(sys.executable).with_name("muscle")), "compare", "old.jsonl"
 result = subprocess.run(command, capture_output=True, text=True)
 assert result.returncode == 1 and "over the budget" in result.stdout
 """
+
+
+def physiomae_round_trip(folder: Path) -> None:
+    """Save and load a model and a recording."""
+    import numpy as np
+    import physiomae
+    import torch
+    from physiomae.readers import write_npz
+    from physiomae.recordings import Recording, Signal
+
+    torch.manual_seed(0)
+    model = physiomae.PhysioMAE(physiomae.PRESETS["tiny"]).eval()
+    physiomae.save_pretrained(model, folder)
+    loaded = physiomae.from_pretrained(folder)
+    assert loaded.config == model.config
+    state = loaded.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    samples = np.array([1.0, np.nan, 3.0], dtype=np.float32)
+    write_npz(folder / "night.npz", Recording("one", (Signal("ECG", "mV", 100.0, samples),)))
+    again = physiomae.read_recording(folder / "night.npz")
+    assert again.subject == "one"
+    assert np.array_equal(again.signals[0].samples, samples, equal_nan=True)
+
+
+PHYSIOMAE_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import numpy as np
+import physiomae
+
+command = str(Path(sys.executable).with_name("physiomae"))
+subprocess.run([command, "simulate", "recordings", "--subjects", "6", "--windows", "12", "--quiet"], check=True)
+line = [command, "prepare", "files", "recordings", "windows", "--preset", "simulator", "--quiet", "--json"]
+assert '"windows_written": 72' in subprocess.run(line, check=True, capture_output=True, text=True).stdout
+windows = np.random.default_rng(0).normal(size=(20, 2, 64)).astype(np.float32)
+encoder = physiomae.PhysioEncoder("tiny", num_steps=3).fit(windows)
+windows[:, 1] = np.nan
+assert np.isfinite(encoder.transform(windows)).all()
+"""
