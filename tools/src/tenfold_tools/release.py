@@ -31,6 +31,7 @@ PUBLISHABLE = (
     "muscle-torch",
     "tenfold-shared",
     "ticclip",
+    "vfm-transfer",
 )
 
 Action = Literal["plan", "build", "smoke", "check", "notes", "bump"]
