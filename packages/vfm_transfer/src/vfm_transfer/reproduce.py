@@ -34,25 +34,28 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tenfold_shared.claims import ClaimResult
+from tenfold_shared.claims import ClaimResult, read_recorded
 from tenfold_shared.files import write_json
 
 from vfm_transfer.config import Schedule
 from vfm_transfer.experiment import Run, Scale, Setting, end_draw, make_run, tune
+from vfm_transfer.verdicts import judge, not_attempted
 
 Budget = Literal["smoke", "laptop", "full"]
 LOG = logging.getLogger(__name__)
-CONTROLS = ("cosine", "mse", "contrastive", "logits", "self", "scratch")
 TUNED = ("oriented", "cosine", "mse", "contrastive", "patch", "logits", "scratch", "self")
 SETS = ("generic", "out-of-domain", "random", "global", "query-balanced")
 FEW = ("teacher", "oriented", "mse", "self", "scratch")
 STEPS = (0.2, 3.0)
+DATA = "CIFAR-10's test pictures and Fashion-MNIST, 1,500 unlabelled and 50 to 250 labelled images; scenes composed"
+LAPTOP_DATA = "Fashion-MNIST (shipped), 1,500 unlabelled and 100 labelled images"
+LACKING = "the run ended before it had both arms; see the CHANGELOG."
+SMOKE = Scale((0,), (10,), 64, 32, Schedule(2, 8, 3e-4, views=0), Schedule(2, 8, views=1), Schedule(2, 8, views=0), 50)
 
 
 def plan() -> Iterable[list[Run]]:
@@ -93,3 +96,89 @@ def train_all(out: Path) -> None:
                 return
             make_run(setting, run)
         end_draw(setting)
+
+
+def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
+    """Make the runs and judge the paper's claims.
+
+    Finished runs in `out` are kept and not made again.
+
+    Args:
+        out: Existing folder; gets the runs and the figures.
+        budget: "smoke" (two arms of two steps), "laptop" (four arms of a draw on Fashion-MNIST) or "full".
+        seed: Label draw of smoke and laptop; full has its own ten.
+
+    Returns:
+        One row per claim, with what cannot be tried here.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(1)
+    if budget == "full":
+        train_all(out)
+        runs = read_runs(out)
+        write_json(out / "runs.json", keep_runs(runs))
+        figures, data = _draw(out, runs), DATA
+    else:
+        runs, figures, data = _small(out, budget, seed), [], LAPTOP_DATA
+    seconds = time.perf_counter() - start
+    claims = judge(runs, budget=budget, seconds=seconds, data=data, figures=figures)
+    return [*claims, *not_attempted(claims, LACKING if budget == "full" else "")]
+
+
+def _small(out: Path, budget: Budget, seed: int) -> list[dict[str, Any]]:
+    """Make the runs that need nothing but the package; at laptop size also hold the kept runs against the record."""
+    setting = Setting(out, SMOKE if budget == "smoke" else Scale(), recorded_rates())
+    arms = ("oriented", "scratch") if budget == "smoke" else ("teacher", "oriented", "self", "scratch")
+    if budget == "laptop" and (kept := recorded_runs()):
+        check_recorded(kept)
+        _draw(out, kept, "recorded-")
+    return [make_run(setting, Run(arm, seed, world="fashion")) for arm in arms]
+
+
+def _draw(out: Path, runs: Any, prefix: str = "") -> list[str]:
+    from vfm_transfer.plots import draw_all
+
+    return draw_all(out, runs, prefix)
+
+
+def read_runs(out: Path) -> list[dict[str, Any]]:
+    """Return what the finished runs of a folder found."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "runs").glob("*.json"))]
+
+
+def keep_runs(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return runs as the package keeps them: operations to four digits."""
+    return [{**run, "flops": {kind: float(f"{value:.4g}") for kind, value in run["flops"].items()}} for run in runs]
+
+
+def _results(name: str) -> Any:
+    file = resources.files("vfm_transfer").joinpath("results", name)
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def recorded_runs() -> list[dict[str, Any]]:
+    """Return the runs of the recorded experiment."""
+    return _results("runs.json") or []
+
+
+def recorded_rates() -> dict[str, list[float]]:
+    """Return the rates that the recorded run was tuned to."""
+    trials = _results("rates.json")
+    return {arm: max(found, key=lambda trial: trial["val"])["rates"] for arm, found in trials.items()}
+
+
+def check_recorded(runs: list[dict[str, Any]]) -> None:
+    """Hold the figures of the kept runs against the recorded claims.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    recorded = read_recorded("vfm_transfer")
+    again = {claim.claim: claim for claim in judge(runs, budget="full", seconds=0.0, data="")}
+    for row in recorded["claims"] if recorded else []:
+        if row["ours"] is None:
+            continue
+        for name in ("ours", "control"):
+            estimate = getattr(again[row["claim"]], name)
+            if [round(v, 6) for v in estimate.per_seed] != [round(v, 6) for v in row[name]["per_seed"]]:
+                raise RuntimeError(f"the kept runs do not give {name} of {row['claim']!r}.")
