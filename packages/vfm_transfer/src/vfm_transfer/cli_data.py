@@ -129,7 +129,9 @@ class Curate(Output):
             check_pair(queries, gallery, total)
             if self.dedup_threshold is not None:
                 raise InputError(f"--dedup-threshold has no effect on --balance {self.balance}; leave it out.")
-            chosen = random_images(gallery, total, self.seed) if self.balance == "random" else cover(queries, gallery, total)
+            chosen = (
+                random_images(gallery, total, self.seed) if self.balance == "random" else cover(queries, gallery, total)
+            )
             figures = {"chosen": len(chosen), "queries": len(queries)}
         names = gallery.names or tuple(map(str, range(len(gallery))))
         with atomic_write(self.out, "w") as file:
@@ -180,7 +182,9 @@ class Splits(Output):
         splits = make_splits(_rows(self.source), plan, self.seed, **parts)
         write_splits(self.out, splits)
         classes = {name: len({label for _, label in rows}) for name, rows in splits.items()}
-        print_result([{"split": n, "images": len(rows), "classes": classes[n]} for n, rows in splits.items()], self.json)
+        print_result(
+            [{"split": n, "images": len(rows), "classes": classes[n]} for n, rows in splits.items()], self.json
+        )
 
 
 def _rows(source: Path) -> list[tuple[str, str]]:

@@ -120,7 +120,9 @@ class Settings:
         middle = self._changed(base.transfer.schedule, 1)
         middle = replace(middle, views=middle.views if self.views is None else self.views)
         transfer = replace(base.transfer, schedule=middle, temperature=self.temperature or base.transfer.temperature)
-        base = replace(base, teach=self._changed(base.teach, 0), transfer=transfer, finetune=self._changed(base.finetune, 2))
+        base = replace(
+            base, teach=self._changed(base.teach, 0), transfer=transfer, finetune=self._changed(base.finetune, 2)
+        )
         return with_seed(base, self.seed)
 
     def _changed(self, schedule: Schedule, place: int) -> Schedule:
@@ -186,7 +188,12 @@ def describe(config: RunConfig, data: Any, device: str) -> dict[str, Any]:
     from vfm_transfer.pipeline import new_student, new_teacher
 
     num = len(data.labelled.classes)
-    found: dict[str, Any] = {"config": config.to_dict(), "device": device, "labelled": len(data.labelled), "classes": num}
+    found: dict[str, Any] = {
+        "config": config.to_dict(),
+        "device": device,
+        "labelled": len(data.labelled),
+        "classes": num,
+    }
     found["transfer"] = 0 if data.transfer is None else len(data.transfer)
     networks = {"student": new_student(config, num, config.finetune)}
     if config.arm not in ("self", "scratch", "checkpoint"):
@@ -273,7 +280,9 @@ class Finetune(_WithData):
 
         config, data, device = self.open()
         if self.use_pretrained is None and config.arm not in ("scratch", "checkpoint"):
-            raise InputError("fine-tuning needs --use-pretrained, a folder that `vfm-transfer distill` made, or --arm scratch.")
+            raise InputError(
+                "fine-tuning needs --use-pretrained, a folder of `vfm-transfer distill`, or --arm scratch."
+            )
         start = replacement(self.use_pretrained) if self.use_pretrained else None
         made = make_student(config, data, self.out, start, torch.device(device))
         found: dict[str, Any] = {"student": str(made.folder), "flops": made.ledger.total}

@@ -114,7 +114,7 @@ class Transfer:
         if not self.temperature > 0:
             raise ValueError(f"`temperature` (={self.temperature}) must be above 0.")
         if self.cache and self.schedule.views == 0:
-            raise ValueError("`views` (=0) draws new views for ever, which cannot be cached; use views >= 1 or no cache.")
+            raise ValueError("`views` (=0) draws new views for ever, which cannot be cached; use 1 or more.")
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def check_pair(queries: Embeddings, gallery: Embeddings, total: int) -> None:
             "embed both with one."
         )
     if queries.dim != gallery.dim:
-        raise ValueError(f"queries have {queries.dim} dimensions, the gallery {gallery.dim}; embed both with one model.")
+        raise ValueError(f"queries have {queries.dim} dimensions, the gallery {gallery.dim}; embed both alike.")
 
 
 def _first_depth(num_queries: int, total: int) -> int:

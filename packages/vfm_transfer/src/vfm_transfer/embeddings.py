@@ -97,7 +97,9 @@ def unit_vectors(values: np.ndarray, first: int) -> np.ndarray:
     found = np.asarray(values, dtype=np.float32)
     length = np.sqrt(np.einsum("nd,nd->n", found, found, dtype=np.float64)) if found.size else np.zeros(0)
     if not np.isfinite(length).all():
-        raise ValueError(f"row {first + int(np.argmin(np.isfinite(length)))} of the embeddings is not finite (nan or inf).")
+        raise ValueError(
+            f"row {first + int(np.argmin(np.isfinite(length)))} of the embeddings is not finite (nan or inf)."
+        )
     if (length == 0).any():
         raise ValueError(f"row {first + int(np.argmin(length))} of the embeddings is zero; it has no direction.")
     return (found / length[:, None]).astype(np.float32)

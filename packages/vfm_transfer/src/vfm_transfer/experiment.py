@@ -28,7 +28,7 @@ from vfm_transfer.stages import distill, finetune, teach
 
 LOG = logging.getLogger(__name__)
 TUNING_DRAW = 99
-Kind = Literal["in-domain", "generic", "out-of-domain", "random", "global", "query-balanced", "class-balanced", "scenes"]
+Kind = Literal["in-domain", "generic", "out-of-domain", "random", "global", "query-balanced", "scenes"]
 FEATURES: dict[str, Objective] = {"cosine": "cosine", "mse": "mse", "contrastive": "contrastive", "patch": "patch"}
 TRANSFER_RATES, FINETUNE_RATES = (1e-3, 3e-3), (3e-4, 1e-3, 3e-3)
 # As many trials as the arms with a middle step have.
@@ -55,9 +55,9 @@ class Scale:
     budgets: tuple[int, ...] = (10, 5, 25)
     size: int = 1500
     teacher_size: int = 64
-    teach: Schedule = Schedule(40, 32, 3e-4, 1.5e-3, views=0, min_area=0.85)
-    transfer: Schedule = Schedule(250, 64, 1e-3, views=2, min_area=0.85)
-    finetune: Schedule = Schedule(100, 64, 1e-3, views=0, min_area=0.85)
+    teach: Schedule = field(default_factory=lambda: Schedule(40, 32, 3e-4, 1.5e-3, views=0, min_area=0.85))
+    transfer: Schedule = field(default_factory=lambda: Schedule(250, 64, 1e-3, views=2, min_area=0.85))
+    finetune: Schedule = field(default_factory=lambda: Schedule(100, 64, 1e-3, views=0, min_area=0.85))
     test: int = 0
 
 
@@ -174,11 +174,6 @@ def retrieve(setting: Setting, run: Run, gallery: Images, size: int) -> np.ndarr
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, embed(pretrained, gallery))
     queries = embed(pretrained, labels_of(run).images)
-    if run.kind == "class-balanced":
-        from vfm_transfer.embeddings import Embeddings
-
-        labels = tuple(labels_of(run).target(np.arange(len(queries))).tolist())
-        return curate(Embeddings.of(queries, labels=labels), np.load(path), size, balance="class")
     return curate(queries, np.load(path), size, balance="query" if run.kind == "query-balanced" else "none")
 
 
@@ -251,7 +246,7 @@ def middle_step(setting: Setting, run: Run, rate: float) -> tuple[Network, Ledge
         num = teacher.config.num_classes
     names = {"oriented": f"drawn-{run.arm}-{run.budget}-{run.draw}", "self": f"drawn-{run.arm}-{run.budget}-{run.draw}"}
     pooled = "logits" if run.arm == "logits" else "patches" if run.arm == "patch" else "pooled"
-    if run.kind in ("random", "global", "query-balanced", "class-balanced"):
+    if run.kind in ("random", "global", "query-balanced"):
         pooled = f"drawn-{pooled}-{run.budget}-{run.draw}"  # these sets follow from the labels
     student = new_student(run, num)
     done = distill(student, teacher, transfer_set(setting, run), Transfer(objective, schedule=schedule),
@@ -274,7 +269,7 @@ def end_draw(setting: Setting) -> None:
 
 
 def tune(setting: Setting, arms: Sequence[str], world: World = "cifar") -> dict[str, list[float]]:
-    """Choose each arm's rates on validation images with a draw of its own; all arms have six trials, once for a folder."""
+    """Choose each arm's rates on validation images with a draw of its own, once for a folder."""
     path = setting.out / "rates.json"
     trials = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for arm in ("teacher", *arms):

@@ -86,8 +86,7 @@ def read_square(path: Path, side: int, mask: bool = False) -> np.ndarray:
     """Read an image as bytes [side, side, 3], or a mask of class numbers [side, side]."""
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB") if not mask else file.convert("L") if file.mode not in ("L", "P", "I;16") else file
-            image.load()
+            image = file.copy() if mask else file.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: not a whole image; remove it or get it again.") from error
     scale = side / min(image.size)
@@ -106,7 +105,9 @@ def check_images(paths: Sequence[Path]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         found = [path for path in progress(pool.map(_broken, paths), total=len(paths), description="checking") if path]
     if found:
-        raise InputError(f"{found[0]}: not a whole image ({len(found)} of {len(paths)}); remove them or get them again.")
+        raise InputError(
+            f"{found[0]}: not a whole image ({len(found)} of {len(paths)}); remove them or get them again."
+        )
 
 
 def _broken(path: Path) -> Path | None:
@@ -219,7 +220,9 @@ def _images_of(folder: Path) -> list[Path]:
     return found
 
 
-def open_labelled(source: Path, side: int, root: Path | None = None, classes: tuple[str, ...] | None = None) -> Labelled:
+def open_labelled(
+    source: Path, side: int, root: Path | None = None, classes: tuple[str, ...] | None = None
+) -> Labelled:
     """Open labelled images for classification, every file looked at once.
 
     Args:

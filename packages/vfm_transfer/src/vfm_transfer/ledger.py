@@ -56,8 +56,8 @@ def count_flops(network: Any) -> dict[str, float]:
     """Count the operations of one image: `forward`, `backward`, `head`.
 
     Counted by torch on a batch of one; a backbone that runs elsewhere brings its number as `flops`. The way back is
-    taken as twice the way forward (gradients of inputs and of weights), the usual convention: torch's own count of it is
-    wrong for grouped convolutions.
+    taken as twice the way forward (gradients of inputs and of weights), the usual convention: torch's own count of it
+    is wrong for grouped convolutions.
     """
     side, was = network.config.image_size, network.training
     pixels = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)

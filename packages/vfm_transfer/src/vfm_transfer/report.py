@@ -50,9 +50,9 @@ def to_markdown(found: dict[str, Any]) -> str:
 
 def _words(found: dict[str, Any]) -> str:
     return (
-        f"Differences are {found['reference']} minus the arm, paired by draw (seeds {', '.join(map(str, found['seeds']))}), "
-        "with 95 % t intervals. Operations are those of teacher, head and student, forward and backward, a multiply-add as "
-        "two."
+        f"Differences are {found['reference']} minus the arm, paired by draw (seeds "
+        f"{', '.join(map(str, found['seeds']))}), with 95 % t intervals. Operations are those of teacher, head and "
+        "student, forward and backward, a multiply-add as two."
     )
 
 
@@ -60,17 +60,18 @@ def to_html(found: dict[str, Any]) -> str:
     """Return one self-contained page."""
     rows = table_rows(found)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{"number" if n else ""}">{html.escape(str(v))}</td>' for n, v in enumerate(row.values()))
-        + "</tr>"
-        for row in rows
-    )  # fmt: skip
+    body = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in rows)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Arms compared</title><style>{STYLE}</style><h1>Arms over {len(found['seeds'])} label draws</h1>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{_svg(found)}<p>{html.escape(_words(found))}</p>"
         "</html>\n"
     )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Table cells; all but the first are numbers."""
+    return [f'<td class="{"number" if n else "name"}">{html.escape(str(v))}</td>' for n, v in enumerate(row.values())]
 
 
 def _svg(found: dict[str, Any]) -> str:

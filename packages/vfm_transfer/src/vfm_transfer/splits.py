@@ -36,8 +36,7 @@ def read_split(path: str | Path) -> list[Row]:
         raise InputError(f"{path}: no lines; a split file has one `filename[,class]` a line.")
     names = [name for name, _ in rows]
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
         raise InputError(f"{path}: {twice} is there twice.")
     return rows
 
@@ -55,9 +54,9 @@ def make_splits(
     """Divide a data set and draw its label budgets; smaller budgets lie inside larger ones, as in the paper's files.
 
     EuroSAT has one pool, which is cut by class in the order of the file names: testing, training, validation (70, 10,
-    20 %), as the paper's files are. ADE20K gives the last training images to validation, Places365 a random tenth of the
-    official validation images, the rest of which tests; HAM10K and ImageNet have parts of their own. Which images a
-    budget takes follows from the seed; the paper's own draw is in its files, which `read_split` reads.
+    20 %), as the paper's files are. ADE20K gives the last training images to validation, Places365 a random tenth of
+    the official validation images, the rest of which tests; HAM10K and ImageNet have parts of their own. Which images
+    a budget takes follows from the seed; the paper's own draw is in its files, which `read_split` reads.
 
     Args:
         rows: Training images (all images where there is one pool), with their class.
@@ -81,7 +80,10 @@ def make_splits(
     if plan.val_images:
         if plan.val_images >= len(rows):
             raise InputError(f"{len(rows)} images; {plan.val_images} are for validation and leave none.")
-        splits |= {"train_full": splits["train_full"][: -plan.val_images], "val": splits["train_full"][-plan.val_images :]}
+        splits |= {
+            "train_full": splits["train_full"][: -plan.val_images],
+            "val": splits["train_full"][-plan.val_images :],
+        }
     if val:
         splits |= _official(val, plan, seed)
     if test:

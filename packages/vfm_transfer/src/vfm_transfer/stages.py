@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ def teach(
         raise ValueError(f"{teacher.config.name!r} is frozen; teach it with mode 'linear'.")
     teacher.train()
     freeze_norms(teacher)
-    found = fit(teacher, examples.images, _supervised(teacher, examples, schedule), schedule, head=[teacher.head], folder=folder)
+    found = fit(
+        teacher, examples.images, _supervised(teacher, examples, schedule), schedule, head=[teacher.head], folder=folder
+    )
     if mode == "lora":
         fold_low_rank(teacher.backbone)
     ledger = Ledger()
@@ -91,7 +93,7 @@ def teach(
 def _check_classes(network: Network, examples: Labelled, who: str) -> None:
     if network.config.num_classes != len(examples.classes):
         raise ValueError(
-            f"{who} has {network.config.num_classes} classes, the labels have {len(examples.classes)}; build it for them."
+            f"{who} has {network.config.num_classes} classes, the labels have {len(examples.classes)}; they must agree."
         )
 
 
@@ -124,8 +126,6 @@ def _fit_head(
         return cross_entropy(network.head(features[batch.ids]), targets[batch.ids].to(device))
 
     stand_in = ArrayImages(np.zeros((len(examples), 1, 1), np.uint8))  # only their order matters
-    from dataclasses import replace
-
     plain = replace(schedule, augment=False, lr=schedule.head_lr or schedule.lr)
     found = fit(network.head, stand_in, loss_of, plain, folder=folder)
     ledger, seen = Ledger(), schedule.steps * schedule.batch_size
@@ -211,9 +211,15 @@ def _targets(teacher: Network, images: Images, transfer: Transfer, folder: Path)
     return CachedTargets(teacher, kind, images, transfer.schedule, folder)
 
 
+def dims_of(network: Network) -> tuple[int, int]:
+    """Return the dimensions of pooled features and of the map."""
+    backbone: Any = network.backbone
+    return backbone.dims
+
+
 def make_projector(student: Network, teacher: Network, objective: Objective) -> nn.Module:
-    """Return the layer from the student's features to the teacher's dimension; nothing where predictions are matched."""
-    ours, theirs = student.backbone.dims, teacher.backbone.dims
+    """Return the layer from the student's features to the teacher's; nothing where predictions are matched."""
+    ours, theirs = dims_of(student), dims_of(teacher)
     if objective in ("task", "logits"):
         return nn.Identity()
     return nn.Conv2d(ours[1], theirs[1], 1) if objective == "patch" else nn.Linear(ours[0], theirs[0])
@@ -270,8 +276,6 @@ def finetune(
         The student, and its cost.
     """
     _check_classes(student, examples, "the student")
-    from dataclasses import replace
-
     flops, ledger, found = count_flops(student), Ledger(), []
     if mode != "full":
         part = schedule if mode == "linear" else replace(schedule, steps=max(1, schedule.steps // 2))
@@ -281,8 +285,8 @@ def finetune(
         schedule = replace(schedule, steps=max(1, schedule.steps - part.steps))
         ledger, found = first.ledger, first.losses
     student.train()
-    found = found + fit(student, examples.images, _supervised(student, examples, schedule), schedule, head=[student.head],
-                        folder=folder)  # fmt: skip
+    loss_of = _supervised(student, examples, schedule)
+    found = found + fit(student, examples.images, loss_of, schedule, head=[student.head], folder=folder)
     for part_name in ("forward", "backward"):
         ledger.add(f"student_{part_name}", flops[part_name], num_images=schedule.steps * schedule.batch_size)
     return StageResult(student.eval(), ledger, found)

@@ -114,7 +114,10 @@ def _optimiser(model: nn.Module, head: Sequence[nn.Module], schedule: Schedule) 
             decay = schedule.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((peak, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": values, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), values in groups.items()]
+        [
+            {"params": values, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), values in groups.items()
+        ]
     )
 
 

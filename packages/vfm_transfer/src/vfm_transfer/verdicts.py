@@ -51,12 +51,13 @@ class Select:
 
     def of(self, runs: Runs, part: str = "test") -> dict[int, float]:
         """Return the score of every draw, in points."""
+        kinds = (self.kind,) if self.kind else ("in-domain", *(["generic"] * (self.arm == "logits")))
+        wanted = (self.arm, self.budget, self.world, self.steps, self.teacher)
         return {
             run["draw"]: 100 * run[part]
             for run in runs
-            if (run["arm"], run["budget"], run["world"], run["steps"]) == (self.arm, self.budget, self.world, self.steps)
-            and run["kind"] in ((self.kind,) if self.kind else ("in-domain", *(["generic"] * (self.arm == "logits"))))
-            and run["teacher"] == self.teacher
+            if (run["arm"], run["budget"], run["world"], run["steps"], run["teacher"]) == wanted
+            and run["kind"] in kinds
         }
 
 
@@ -100,7 +101,10 @@ def pairs_of(runs: Runs) -> list[Pair]:
         note = f"strongest by validation accuracy: {WORDS[best]}"
         found.append(Pair(text, Select("oriented"), Select(best), note=note))
     if best := strongest(runs, AGNOSTIC):
-        text, note = "Oriented beats task-agnostic transfer, 10 labels a class", f"the best of three losses: {WORDS[best]}"
+        text, note = (
+            "Oriented beats task-agnostic transfer, 10 labels a class",
+            f"the best of three losses: {WORDS[best]}",
+        )
         found.append(Pair(text, Select("oriented"), Select(best), OVER_AGNOSTIC, note=note))
     for arm in ("logits", "self", "scratch"):
         found.append(Pair(f"Oriented beats {WORDS[arm]}, 10 labels a class", Select("oriented"), Select(arm)))
