@@ -61,6 +61,8 @@ class Embed(Output):
 
     def run(self) -> None:
         """Embed the images and write both files."""
+        import torch
+
         from vfm_transfer.checkpoint import from_pretrained
         from vfm_transfer.config import NetworkConfig
         from vfm_transfer.embeddings import embed, fingerprint, save_embeddings
@@ -72,13 +74,14 @@ class Embed(Output):
         if Path(self.network).is_dir():
             network = from_pretrained(self.network)
         else:
-            pretrained = self.network != "convnet"
+            pretrained = self.network != "convnet"  # which has none: the same random weights at every call
+            torch.manual_seed(0)
             network = build_network(NetworkConfig(self.network, 1, image_size=self.size), pretrained=pretrained)
         network = network.to(torch_device(self.device))
         vectors = embed(network, FileImages(paths, network.config.image_size))
         labels = [label for _, label in read_list(self.source)] if self.source.is_file() else []
         mark = fingerprint(network)
-        save_embeddings(self.out, vectors, fingerprint=mark, names=[str(p) for p in paths],
+        save_embeddings(self.out, vectors, fingerprint=mark, names=[str(p.resolve()) for p in paths],
                         labels=labels if all(labels) else ())  # fmt: skip
         facts = {"images": len(paths), "dim": vectors.shape[1], "fingerprint": mark, "file": str(self.out)}
         print_result(facts, self.json)
