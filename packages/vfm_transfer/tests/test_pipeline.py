@@ -48,7 +48,7 @@ from vfm_transfer.pipeline import RunData
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 draw, kills, finished = random.Random(0), [], False
 while not finished:
-    limit = draw.randint(3, 11)
+    limit = draw.randint(4, 14)
     child = os.fork()
     if child == 0:
         left = [limit]

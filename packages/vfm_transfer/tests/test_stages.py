@@ -66,7 +66,7 @@ def test_what_each_mode_of_teaching_moves():
         teacher = network()
         before = state(teacher)
         teach(teacher, FEW, replace(QUICK, steps=2), mode=mode, rank=2)
-        assert list(teacher.state_dict()) == list(before), "low-rank updates are folded in"
+        assert set(teacher.state_dict()) == set(before), "low-rank updates are folded in"
         found[mode] = changed(before, teacher.state_dict())
     assert found["linear"] == {"head.weight", "head.bias"}
     assert found["lora"] == {"backbone.dense.1.weight", "head.weight", "head.bias"}
