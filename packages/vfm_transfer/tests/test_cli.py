@@ -114,8 +114,8 @@ def test_settings_of_the_command(answer, folder):
 
 
 def test_a_comparison_has_a_page_and_a_table(monkeypatch, capsys, here, folder):
-    arguments = ("--labels", folder / "test", "--transfer", folder / "pile", "--test", folder / "test", "--seeds", "2",
-                 "--per-class", "2", "--arms", "oriented", "scratch", "--steps", "2", "2", "2", "--out", "c")  # fmt: skip
+    data = ("--labels", folder / "test", "--transfer", folder / "pile", "--test", folder / "test", "--per-class", "2")
+    arguments = (*data, "--seeds", "2", "--arms", "oriented", "scratch", "--steps", "2", "2", "2", "--out", "c")
     status, out, err = call(monkeypatch, capsys, "compare", *arguments, *TINY, "--quiet")
     assert status == 0, err
     assert "oriented ahead by" in out and "[" in out

@@ -118,13 +118,15 @@ def check_run(config: RunConfig, data: RunData, replaced: Replaced) -> None:
         raise InputError(
             "arm 'checkpoint' needs a network: a folder in the middle step's place, or a student like timm:NAME."
         )
-    if replaced.teacher and replaced.teacher.is_dir():
+    if replaced.teacher:
         theirs = read_config(replaced.teacher)
         if theirs.num_classes != num:
             raise InputError(
                 f"the teacher {replaced.teacher} has {theirs.num_classes} classes and the labels {num}; "
                 "predictions need the same classes."
             )
+    if replaced.pretrained:
+        read_config(replaced.pretrained)
     size = config.transfer.schedule.batch_size
     if needs_pile and data.transfer is not None and len(data.transfer) < size:
         raise InputError(
