@@ -32,6 +32,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable
 from importlib import resources
@@ -39,7 +40,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tenfold_shared.claims import ClaimResult, read_recorded
+from tenfold_shared.claims import ClaimResult, read_recorded, write_claims
 from tenfold_shared.files import write_json
 
 from vfm_transfer.config import Schedule
@@ -61,15 +62,17 @@ SMOKE = Scale((0,), (10,), 64, 32, Schedule(2, 8, 3e-4, views=0), Schedule(2, 8,
 def plan() -> Iterable[list[Run]]:
     """Yield the runs of the full budget, one draw of one phase at a time."""
     for draw in range(5):
-        yield _all_arms(draw) + [Run("oriented", draw, kind=kind) for kind in SETS]
+        yield _all_arms(draw)
     for draw in range(5):
         yield [Run(arm, draw, world="fashion") for arm in FEW]
+    for draw in range(5):
+        yield [Run("oriented", draw, kind=kind) for kind in SETS]
+    for draw in range(5):
+        yield [Run(arm, draw, kind="scenes", world="fashion") for arm in ("teacher", "oriented", "patch", "scratch")]
     for draw in range(5):
         yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
     for draw in range(5, 10):
         yield _all_arms(draw)
-    for draw in range(5):
-        yield [Run(arm, draw, kind="scenes", world="fashion") for arm in ("teacher", "oriented", "patch", "scratch")]
     for draw in range(3):
         yield [Run(arm, draw, steps=steps) for arm in ("oriented", "mse") for steps in STEPS]
     for draw in range(2):
@@ -182,3 +185,24 @@ def check_recorded(runs: list[dict[str, Any]]) -> None:
             estimate = getattr(again[row["claim"]], name)
             if [round(v, 6) for v in estimate.per_seed] != [round(v, 6) for v in row[name]["per_seed"]]:
                 raise RuntimeError(f"the kept runs do not give {name} of {row['claim']!r}.")
+
+
+def judge_finished(out: Path, kept: Path) -> list[ClaimResult]:
+    """Judge the runs that exist, without making any; keep runs, rates and figures as the package has them.
+
+    Args:
+        out: Folder of a full run, whole or not; gets `claims.json` and the figures.
+        kept: Folder for `runs.json` and `rates.json`.
+    """
+    runs = read_runs(out)
+    write_json(kept / "runs.json", keep_runs(runs))
+    write_json(kept / "rates.json", json.loads((out / "rates.json").read_text(encoding="utf-8")))
+    seconds = sum(run["cpu_seconds"] for run in runs)
+    claims = judge(keep_runs(runs), budget="full", seconds=seconds, data=DATA, figures=_draw(out, runs))
+    claims = [*claims, *not_attempted(claims, LACKING)]
+    write_claims(out / "claims.json", claims)
+    return claims
+
+
+if __name__ == "__main__":
+    judge_finished(Path(sys.argv[1]), Path(sys.argv[2]))
