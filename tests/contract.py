@@ -201,6 +201,26 @@ ROWS = (
         round_trip=jobs.ticclip_round_trip,
         alone=jobs.TICCLIP_ALONE,
     ),
+    Row(
+        folder="vfm_transfer",
+        dist="vfm-transfer",
+        verbs=(
+            "run",
+            "teach",
+            "distill",
+            "finetune",
+            "curate",
+            "embed",
+            "splits",
+            "evaluate",
+            "compare",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=jobs.vfm_transfer_round_trip,
+        alone=jobs.VFM_TRANSFER_ALONE,
+    ),
 )
 
 

@@ -251,3 +251,43 @@ encoder = physiomae.PhysioEncoder("tiny", num_steps=3).fit(windows)
 windows[:, 1] = np.nan
 assert np.isfinite(encoder.transform(windows)).all()
 """
+
+
+def vfm_transfer_round_trip(folder: Path) -> None:
+    import numpy as np
+    import torch
+    import vfm_transfer
+    from vfm_transfer.config import NetworkConfig
+    from vfm_transfer.embeddings import open_embeddings, save_embeddings
+
+    torch.manual_seed(0)
+    network = vfm_transfer.build_network(NetworkConfig("convnet", 3, image_size=28)).eval()
+    from vfm_transfer.checkpoint import save_pretrained
+
+    save_pretrained(network, folder / "network")
+    loaded = vfm_transfer.from_pretrained(folder / "network")
+    assert loaded.config == network.config
+    state = loaded.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+    save_embeddings(folder / "x.npy", np.eye(2, dtype=np.float32), fingerprint="f", names=["a", "b"], labels=["0", "1"])
+    again = open_embeddings(folder / "x.npy")
+    assert (again.fingerprint, again.names, again.labels) == ("f", ("a", "b"), ("0", "1"))
+
+
+VFM_TRANSFER_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import numpy as np, vfm_transfer
+from PIL import Image
+
+assert len(set(vfm_transfer.curate(np.eye(4, 8), np.random.default_rng(0).normal(size=(100, 8)), 40).tolist())) == 40
+for name in ("few/dark", "few/light", "pile"):
+    Path(name).mkdir(parents=True)
+    for number in range(8):
+        shade = (number % 2) * 200 if name == "pile" else 200 * (name == "few/light")
+        Image.new("RGB", (28, 28), (shade, shade, 10 * number)).save(f"{name}/{number}.png")
+command = [str(Path(sys.executable).with_name("vfm-transfer")), "run", "--labels", "few", "--transfer", "pile"]
+command += ["--test", "few", "--preset", "tiny", "--device", "cpu", "--out", "run", "--json", "--quiet"]
+result = subprocess.run(command, check=True, capture_output=True, text=True)
+assert '"metric": "accuracy"' in result.stdout
+"""

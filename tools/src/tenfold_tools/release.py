@@ -32,6 +32,7 @@ PUBLISHABLE = (
     "physiomae",
     "tenfold-shared",
     "ticclip",
+    "vfm-transfer",
 )
 
 Action = Literal["plan", "build", "smoke", "check", "notes", "bump"]
