@@ -29,6 +29,7 @@ PUBLISHABLE = (
     "fastvlm",
     "mobileclip-torch",
     "muscle-torch",
+    "qualityclip",
     "tenfold-shared",
     "ticclip",
 )
