@@ -116,7 +116,7 @@ _B16 = CLIPConfig()
 _MCI = replace(_B16, vision=VisionConfig(256, 16, 1024, 12, 16, timm_name="fastvit_mci0"))
 _SMALL_TEXT = TextConfig(77, 49408, 384, 12, 6)
 _SCENES_TEXT = TextConfig(32, 320, 64, 1, 2)
-SCENES_MCI = (("layers", (1, 1, 1, 1)), ("embed_dims", (24, 48, 96, 96)))
+_SCENES_MCI = (("layers", (1, 1, 1, 1)), ("embed_dims", (16, 32, 64, 64)))
 PRESETS: dict[str, CLIPConfig] = {
     "vit_b16": _B16,
     "vit_b16_siglip": replace(_B16, loss="siglip"),
@@ -126,9 +126,9 @@ PRESETS: dict[str, CLIPConfig] = {
     "mci1": replace(_MCI, vision=replace(_MCI.vision, timm_name="fastvit_mci1")),
     "mci2": replace(_MCI, vision=replace(_MCI.vision, timm_name="fastvit_mci2", width=1280)),
     "tiny": CLIPConfig(VisionConfig(32, 8, 64, 2, 2), TextConfig(32, 49408, 64, 1, 2), 64),
-    "scenes": CLIPConfig(VisionConfig(48, 6, 64, 3, 2, pool="avg"), _SCENES_TEXT, 64),
+    "scenes": CLIPConfig(VisionConfig(48, 8, 64, 2, 2, pool="avg"), _SCENES_TEXT, 64),
     "scenes_mci": CLIPConfig(
-        VisionConfig(48, 16, 96, 4, 2, timm_name="fastvit_mci0", timm_options=SCENES_MCI), _SCENES_TEXT, 64
+        VisionConfig(48, 16, 64, 4, 2, timm_name="fastvit_mci0", timm_options=_SCENES_MCI), _SCENES_TEXT, 64
     ),
 }
 
@@ -230,6 +230,7 @@ class DenseConfig:
         weight_decay: Of weights with two or more dimensions.
         warmup_steps: Linear warm-up, then cosine to zero.
         max_depth: Largest depth that counts, in the unit of the data.
+        width: Channels of every head but the linear one.
         seed: Of the head's weights and the order.
     """
 
@@ -246,12 +247,13 @@ class DenseConfig:
     weight_decay: float = 0.05
     warmup_steps: int = 0
     max_depth: float = 10.0
+    width: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.head not in HEADS[self.task]:
             raise ValueError(f"`head` {self.head!r} is not one for {self.task}; use {', '.join(HEADS[self.task])}.")
-        _check_positive(self, "num_classes", "image_size", "batch_size", "num_steps")
+        _check_positive(self, "num_classes", "image_size", "batch_size", "num_steps", "width")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"`layer_decay` (={self.layer_decay}) must be above 0 and at most 1.")
         if not 0 <= self.drop_path < 1:

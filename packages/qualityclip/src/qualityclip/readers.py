@@ -23,6 +23,21 @@ _PATHS = ("path", "filepath", "image_path", "file_name", "image")
 
 
 @dataclass(frozen=True)
+class Span:
+    """Bytes inside a file, such as a member of a tar archive."""
+
+    file: Path
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes."""
+        with open(self.file, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
 class Sample:
     """A picture and its captions.
 
@@ -37,7 +52,7 @@ class Sample:
     uid: str
     real: tuple[str, ...]
     synthetic: tuple[str, ...] = ()
-    image: bytes | Path | None = None
+    image: bytes | Path | Span | None = None
     objects: tuple[str, ...] = ()
 
     @property
@@ -49,6 +64,8 @@ class Sample:
         """Return the picture's bytes; an InputError where there are none."""
         if self.image is None:
             raise InputError(f"sample {self.uid!r} has no picture; this needs one for every sample.")
+        if isinstance(self.image, Path) and not self.image.is_file():
+            raise InputError(f"sample {self.uid!r}: no picture at {self.image}.")
         return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
 
 
@@ -117,7 +134,8 @@ def read_checked(path: str | Path) -> Iterator[Sample]:
 def _read_tar(path: Path) -> Iterator[Sample]:
     try:
         with tarfile.open(path) as archive:
-            key, parts = "", {}
+            key = ""
+            parts: dict[str, Any] = {}
             for member in archive:
                 if not member.isfile():
                     continue
@@ -126,15 +144,18 @@ def _read_tar(path: Path) -> Iterator[Sample]:
                 if parts and name != key:
                     yield _from_parts(path, key, parts)
                     parts = {}
-                key, content = name, archive.extractfile(member)
-                parts[ending.lower()] = content.read() if content else b""
+                key = name
+                if ending.lower() in IMAGES:
+                    parts[ending.lower()] = Span(path, member.offset_data, member.size)
+                elif content := archive.extractfile(member):
+                    parts[ending.lower()] = content.read()
             if parts:
                 yield _from_parts(path, key, parts)
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{path}: not a whole tar archive ({error}); write or download it again.") from error
 
 
-def _from_parts(path: Path, key: str, parts: dict[str, bytes]) -> Sample:
+def _from_parts(path: Path, key: str, parts: dict[str, Any]) -> Sample:
     fields: dict[str, Any] = {}
     for ending in ("json", "syn.json"):
         if ending in parts:
@@ -265,7 +286,7 @@ def _write_lines(path: Path, samples: Iterable[Sample]) -> int:
     count = 0
     with atomic_write(path, "w") as file:
         for sample in samples:
-            if isinstance(sample.image, bytes):
+            if isinstance(sample.image, bytes | Span):
                 raise InputError(f"{path}: JSON lines hold no pictures; write .parquet or .tar.")
             file.write(json.dumps(to_record(sample, path.parent), ensure_ascii=False) + "\n")
             count += 1
