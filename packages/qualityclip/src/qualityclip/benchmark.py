@@ -2,9 +2,9 @@
 
     qualityclip benchmark --budget laptop        (two cores, about a minute)
 
-Both train the same ViT from the same weights on the same batch, float32, AdamW; the losses of the first step are checked
-to agree. Rounds run each once, in random order; a row gives medians, the ratio (over 1: ours is faster) and its spread
-(smallest and largest round).
+Both train the same ViT from the same weights on the same batch, float32, AdamW; the losses of the first step are
+checked to agree. Rounds run each once, in random order; a row gives medians, the ratio (over 1: ours is faster) and its
+spread (smallest and largest round).
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def _sampling(plan: Plan, samples: list[Sample], seed: int) -> dict[str, Any]:
     config = TrainConfig(plan.model, plan.batch_size, 10_000, 1e-4, precision="fp32", seed=seed)
     sets = {
         "ours": StepDataset(many, replace(config, mix=MixConfig("random"))),
-        "peer": StepDataset([replace(sample, synthetic=()) for sample in samples], replace(config, mix=MixConfig("real"))),
+        "peer": StepDataset(
+            [replace(sample, synthetic=()) for sample in samples], replace(config, mix=MixConfig("real"))
+        ),
     }
     trainer = Trainer(config)
 
@@ -157,7 +159,13 @@ def _reading(plan: Plan, samples: list[Sample], seed: int) -> dict[str, Any]:
 
     seconds = interleave({"ours": ours, "peer": peer}, plan.rounds, seed)
     drawn = (count // len(uids) + 1) * len(uids)
-    return _row("choosing captions, keyed by sample and step", "numpy's generator", _rates(seconds, drawn), "captions/s", (None, ""))
+    return _row(
+        "choosing captions, keyed by sample and step",
+        "numpy's generator",
+        _rates(seconds, drawn),
+        "captions/s",
+        (None, ""),
+    )
 
 
 def _miou(plan: Plan, seed: int, peer_name: str) -> dict[str, Any]:

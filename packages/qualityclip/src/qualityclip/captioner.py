@@ -44,7 +44,9 @@ class _TransformersCaptioner:
             self.processor = transformers.AutoProcessor.from_pretrained(name)
             self.model = transformers.AutoModelForImageTextToText.from_pretrained(name).to(device).eval()
         except (OSError, ValueError) as error:
-            raise InputError(f"{name!r} is no captioner that transformers can load ({str(error).splitlines()[0]}).") from error
+            raise InputError(
+                f"{name!r} is no captioner that transformers can load ({str(error).splitlines()[0]})."
+            ) from error
         self.prompt, self.seed, self.device = prompt, seed, device
 
     def __call__(self, images: list[Image.Image], number: int) -> list[str]:
@@ -105,4 +107,3 @@ def left_to_do(samples: Iterable[Sample], path: Path) -> Iterator[Sample]:
     """Yield the samples that a file of `write_resumable` does not hold yet."""
     done = {row["uid"] for row in read_jsonl(path)} if path.exists() else set()
     return (sample for sample in samples if sample.uid not in done)
-

@@ -48,7 +48,11 @@ class Presets:
             for name, config in PRESETS.items()
         ]
         rows += [
-            {"preset": name, "kind": "training", "what": f"{config.num_steps} steps of {config.batch_size}, {config.mix.policy}"}
+            {
+                "preset": name,
+                "kind": "training",
+                "what": f"{config.num_steps} steps of {config.batch_size}, {config.mix.policy}",
+            }
             for name, config in TRAIN_PRESETS.items()
         ]
         rows += [

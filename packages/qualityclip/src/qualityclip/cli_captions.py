@@ -135,7 +135,9 @@ class Caption:
             _free(self.out)
         samples = list(open_samples(self.data))
         if any(not isinstance(sample.image, Path) for sample in samples):
-            raise InputError(f"{self.data}: captions are written beside pictures that are files of their own; unpack it.")
+            raise InputError(
+                f"{self.data}: captions are written beside pictures that are files of their own; unpack it."
+            )
         captioner = load_captioner(
             self.captioner, prompt=self.prompt, seed=self.seed, device=resolve_device(self.device)
         )
@@ -249,5 +251,3 @@ class Filter:
         count = write_captions(self.out, samples)
         result: dict[str, Any] = {"kept": count, "out": str(self.out)}
         print_result(result | {f"dropped: {reason}": number for reason, number in dropped.items()}, self.json)
-
-

@@ -310,7 +310,9 @@ class Curve:
         else:
             rows = self._make_rows(dense)
         score = SCORES[dense.task]
-        if missing := {"arm", "seed", "pairs", "labels", score} - set.intersection(*(set(row) for row in rows), set(rows[0])):
+        if missing := {"arm", "seed", "pairs", "labels", score} - set.intersection(
+            *(set(row) for row in rows), set(rows[0])
+        ):
             raise InputError(f"{self.rows}: a row lacks {', '.join(sorted(missing))}.")
         ratios = fit_ratios(rows, ("ours", "control"), score, self.out)
         write_json(self.out / "ratios.json", ratios)

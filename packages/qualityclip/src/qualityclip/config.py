@@ -55,7 +55,8 @@ class VisionConfig:
         if not self.timm_name and self.image_size % self.patch_size:
             usable = self.image_size // self.patch_size * self.patch_size or self.patch_size
             raise ValueError(
-                f"`image_size` (={self.image_size}) must be divisible by `patch_size` (={self.patch_size}); use {usable}."
+                f"`image_size` (={self.image_size}) must be divisible by "
+                f"`patch_size` (={self.patch_size}); use {usable}."
             )
         if self.width % self.num_heads:
             raise ValueError(f"`num_heads` (={self.num_heads}) must divide `width` (={self.width}).")

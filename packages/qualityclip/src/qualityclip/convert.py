@@ -70,7 +70,9 @@ def _block_in(weights: Mapping[str, Tensor], theirs: str, ours: str) -> Weights:
 def to_hugging_face(weights: Mapping[str, Tensor]) -> Weights:
     """Return our arrays under the names of a Hugging Face `CLIPModel`, the other way round of `from_hugging_face`."""
     if any(name.startswith("visual.trunk.") for name in weights):
-        raise InputError("Hugging Face's CLIPModel has a ViT; a model with an image tower of timm goes to open_clip only.")
+        raise InputError(
+            "Hugging Face's CLIPModel has a ViT; a model with an image tower of timm goes to open_clip only."
+        )
     if "logit_bias" in weights:
         raise InputError("Hugging Face's CLIPModel has no bias on its logits; export this one for open_clip.")
     found = {theirs: weights[ours] for theirs, ours in _SAME.items()}
@@ -95,7 +97,9 @@ def _block_out(weights: Mapping[str, Tensor], theirs: str, ours: str) -> Weights
 def hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
     """Return the `config.json` of a Hugging Face `CLIPModel` of these sizes."""
     if config.vision.pool != "tok" or not config.text.causal:
-        raise InputError("Hugging Face's CLIPModel pools the class token and reads texts causally; this model does not.")
+        raise InputError(
+            "Hugging Face's CLIPModel pools the class token and reads texts causally; this model does not."
+        )
     activation = "quick_gelu" if config.quick_gelu else "gelu"
     text = {
         "vocab_size": config.text.vocab_size,

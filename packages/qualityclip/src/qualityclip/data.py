@@ -52,7 +52,7 @@ def to_pixels(image: Image.Image, vision: VisionConfig) -> Tensor:
 
 
 def normalise(pixels: Tensor, vision: VisionConfig) -> Tensor:
-    """Normalise pixels from 0 to 1, [..., 3, height, width], with OpenAI's mean and deviation; not for timm's towers."""
+    """Normalise pixels from 0 to 1, [..., 3, height, width], with OpenAI's mean and deviation; not for timm."""
     if vision.timm_name:
         return pixels
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -85,8 +85,8 @@ def random_crop(image: Image.Image, side: int, smallest: float, numbers: tuple[f
 class StepDataset(Dataset):
     """The batch of this process for each step.
 
-    Every sample is shown once before any is shown again; the order, captions and crops are functions of seed and step, so
-    that resuming at a step, other workers and other numbers of processes change nothing.
+    Every sample is shown once before any is shown again; the order, captions and crops are functions of seed and
+    step, so that resuming at a step, other workers and other numbers of processes change nothing.
 
     Args:
         samples: Pictures with captions.

@@ -1,6 +1,6 @@
 """Dense transfer: a head on a backbone, frozen or fine-tuned, trained and judged top to bottom.
 
-    qualityclip dense run/model --data scenes --preset tiny --out dense         (one CPU, half a minute)
+qualityclip dense run/model --data scenes --preset tiny --out dense         (one CPU, half a minute)
 """
 
 from __future__ import annotations
@@ -123,7 +123,13 @@ def silog_loss(found: Tensor, truth: Tensor, max_depth: float) -> Tensor:
 
 
 def transfer(
-    backbone: Backbone, train: DenseData, test: DenseData, config: DenseConfig, *, device: str = "cpu", quiet: bool = True
+    backbone: Backbone,
+    train: DenseData,
+    test: DenseData,
+    config: DenseConfig,
+    *,
+    device: str = "cpu",
+    quiet: bool = True,
 ) -> dict[str, float]:
     """Train a head, or the whole, on labelled pictures and return its scores on others.
 

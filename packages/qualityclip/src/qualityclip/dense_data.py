@@ -29,8 +29,8 @@ _SPLITS = {"train": ("training", "train", "train2017"), "test": ("validation", "
 def open_dense(path: str | Path, config: DenseConfig, vision: VisionConfig, split: str) -> DenseData:
     """Open labelled pictures of a task; every picture and truth is resized to a square of `config.image_size`.
 
-    - segmentation: ADE20K's layout, images/training/*.jpg beside annotations/training/*.png; 0 there is "other" and does
-      not count, 1 is the first class.
+    - segmentation: ADE20K's layout, images/training/*.jpg beside annotations/training/*.png; 0 there is "other" and
+      does not count, 1 is the first class.
     - depth: NYUv2's layout, train/**/rgb_*.jpg beside sync_depth_*.png (16 bit, millimetres) or .npy (metres); 0 was
       not measured.
     - detection: COCO's layout, train2017/*.jpg and annotations/instances_train2017.json.
@@ -107,7 +107,8 @@ class MaskPairs:
             raise InputError(f"{truth}: a label map has one channel, this one {labels.shape[-1]}.")
         if (largest := labels[labels != IGNORE].max(initial=0)) > self.config.num_classes:
             raise InputError(
-                f"{truth} holds the label {largest}, with {self.config.num_classes} classes; give --num-classes {largest}."
+                f"{truth} holds the label {largest}, with {self.config.num_classes} classes; "
+                f"give --num-classes {largest}."
             )
         labels[labels == 0] = IGNORE + 1
         labels[labels != IGNORE] -= 1
@@ -219,7 +220,9 @@ def _draw_mask(segmentation: Any, size: tuple[int, int], side: int, path: Path) 
     codes = coco_masks.frPyObjects(segmentation, size[1], size[0])
     code = coco_masks.merge(codes) if isinstance(codes, list) else codes
     if list(code["size"]) != [size[1], size[0]]:
-        raise InputError(f"{path}: a mask has {code['size'][1]} x {code['size'][0]} pixels, its picture {size[0]} x {size[1]}.")
+        raise InputError(
+            f"{path}: a mask has {code['size'][1]} x {code['size'][0]} pixels, its picture {size[0]} x {size[1]}."
+        )
     mask = Image.fromarray(coco_masks.decode(code)).resize((side, side), Image.Resampling.NEAREST)
     return np.array(mask)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +101,7 @@ class Scale:
     num_seeds: int = 5
     other_seeds: int = 1
     tune: bool = False
-    world: WorldSize = WorldSize()
+    world: WorldSize = field(default_factory=WorldSize)
     batch_size: int = 128
     steps: int = 240
     mci_steps: int = 150
@@ -324,4 +324,3 @@ def _recall(similarity: Tensor) -> float:
     """Ties with a wrong answer are misses."""
     right = similarity.diagonal()[:, None]
     return float(((similarity >= right).sum(1) == 1).float().mean())
-

@@ -15,7 +15,9 @@ POOLS = (1, 2, 3, 6)  # bins of UPerNet's pyramid pooling (Xiao et al. 2018)
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Return maps at another size, bilinear."""
-    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+    return (
+        x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+    )
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
@@ -38,7 +40,10 @@ class Pyramid(nn.Module):
         if self.simple:
             total = sum(channels)
             up = nn.Sequential(
-                nn.ConvTranspose2d(total, width, 2, 2), nn.GroupNorm(1, width), nn.GELU(), nn.ConvTranspose2d(width, width, 2, 2)
+                nn.ConvTranspose2d(total, width, 2, 2),
+                nn.GroupNorm(1, width),
+                nn.GELU(),
+                nn.ConvTranspose2d(width, width, 2, 2),
             )
             steps = (up, nn.ConvTranspose2d(total, width, 2, 2), nn.Conv2d(total, width, 1))
             self.scales = nn.ModuleList([*steps, nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(total, width, 1))])
@@ -112,7 +117,8 @@ class PoolPyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = (
-            resize(pool(F.adaptive_avg_pool2d(x, bins)), x.shape[-2:]) for pool, bins in zip(self.pools, POOLS, strict=True)
+            resize(pool(F.adaptive_avg_pool2d(x, bins)), x.shape[-2:])
+            for pool, bins in zip(self.pools, POOLS, strict=True)
         )
         return self.join(torch.cat([x, *pooled], dim=1))
 

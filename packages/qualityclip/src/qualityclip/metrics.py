@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ def mean_iou(
 ) -> float:
     """Return the mean intersection over union of the classes that occur in prediction or truth.
 
-    Counted over all pixels, as benchmarks report it and as torchmetrics' `MulticlassJaccardIndex` does; with `per_image`
-    for each image and then averaged, as torchmetrics' `segmentation.mean_iou` does.
+    Counted over all pixels, as benchmarks report it and as torchmetrics' `MulticlassJaccardIndex` does; with
+    `per_image` for each image and then averaged, as torchmetrics' `segmentation.mean_iou` does.
 
     Args:
         pred: Integer labels from 0 to `num_classes` - 1, any shape; images come first with `per_image`.
@@ -94,7 +94,9 @@ def _count(name: str, labels: np.ndarray, num_classes: int) -> np.ndarray:
         if (labels < 0).any():
             raise ValueError(f"`{name}` holds the label {labels.min()}; labels begin with 0.") from None
     if len(counts) > num_classes:
-        raise ValueError(f"`{name}` holds the label {len(counts) - 1}, with {num_classes} classes; the last is one less.")
+        raise ValueError(
+            f"`{name}` holds the label {len(counts) - 1}, with {num_classes} classes; the last is one less."
+        )
     return counts
 
 
@@ -102,14 +104,12 @@ def _count(name: str, labels: np.ndarray, num_classes: int) -> np.ndarray:
 class DepthErrors:
     """Sums of a depth map's errors over its measured pixels; adds up over batches."""
 
-    squared: RootMean = RootMean()
-    relative: Mean = Mean()
-    close: Mean = Mean()
+    squared: Mean = field(default_factory=RootMean)
+    relative: Mean = field(default_factory=Mean)
+    close: Mean = field(default_factory=Mean)
 
     def __add__(self, other: DepthErrors) -> DepthErrors:
-        return DepthErrors(
-            self.squared + other.squared, self.relative + other.relative, self.close + other.close
-        )
+        return DepthErrors(self.squared + other.squared, self.relative + other.relative, self.close + other.close)
 
     def compute(self) -> dict[str, float]:
         """Return rmse, abs_rel (mean |error| / truth) and delta1 (share within a factor of 1.25)."""
@@ -182,7 +182,11 @@ def _rows(pictures: Sequence[Boxes], masks: bool) -> list[dict[str, Any]]:
         boxes = np.asarray(picture["boxes"], dtype=np.float64).reshape(-1, 4)
         for place, (box, label) in enumerate(zip(boxes, np.asarray(picture["labels"]), strict=True)):
             left, top, right, bottom = box.tolist()
-            row = {"image_id": number, "category_id": int(label), "bbox": [left, top, right - left, bottom - top]}
+            row: dict[str, Any] = {
+                "image_id": number,
+                "category_id": int(label),
+                "bbox": [left, top, right - left, bottom - top],
+            }
             row["area"] = (right - left) * (bottom - top)
             if masks:
                 row |= _encode_mask(np.asarray(picture["masks"][place]))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from qualityclip.config import MixConfig
 
 
-
 def mix(
     real: Sequence[str],
     synthetic: Sequence[str],
@@ -20,8 +19,8 @@ def mix(
 ) -> str:
     """Choose the caption that a sample shows at a step.
 
-    The draw depends on `config.seed`, `uid` and `step` alone: any worker, rank or resumed run chooses the same. A sample
-    that lacks the wanted kind shows the other one.
+    The draw depends on `config.seed`, `uid` and `step` alone: any worker, rank or resumed run chooses the same. A
+    sample that lacks the wanted kind shows the other one.
 
     Args:
         real: Captions found with the picture (alt text).
@@ -70,5 +69,6 @@ def _best(captions: Sequence[str], scores: Sequence[float] | None, uid: str) -> 
 def draw(seed: int, uid: str, step: int) -> tuple[float, float]:
     """Return two independent numbers from 0 to below 1 that depend on the arguments alone."""
     digest = hashlib.blake2b(f"{seed}\0{step}\0{uid}".encode(), digest_size=16).digest()
+    first, second = (int.from_bytes(half, "big") >> 11 for half in (digest[:8], digest[8:]))
     # 53 bits fill a float exactly; rounding 64 could give 1.
-    return tuple((int.from_bytes(half, "big") >> 11) / (1 << 53) for half in (digest[:8], digest[8:]))  # type: ignore[return-value]
+    return first / (1 << 53), second / (1 << 53)

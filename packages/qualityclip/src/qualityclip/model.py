@@ -41,6 +41,17 @@ class Attention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
+class MLP(nn.Module):
+    """Two layers, four times as wide between them."""
+
+    def __init__(self, width: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.c_fc, self.gelu, self.c_proj = nn.Linear(width, 4 * width), activation(), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
 class Block(nn.Module):
     """A pre-norm transformer block; `drop_path` is replaced when it is fine-tuned."""
 
@@ -48,21 +59,20 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = Attention(width, num_heads, causal=causal)
-        self.mlp = nn.ModuleDict(
-            {"c_fc": nn.Linear(width, 4 * width), "gelu": activation(), "c_proj": nn.Linear(4 * width, width)}
-        )
+        self.mlp = MLP(width, activation)
         self.drop_path: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.ln_1(x)))
-        hidden = self.mlp["gelu"](self.mlp["c_fc"](self.ln_2(x)))
-        return x + self.drop_path(self.mlp["c_proj"](hidden))
+        return x + self.drop_path(self.mlp(self.ln_2(x)))
 
 
 class Transformer(nn.Module):
     """Blocks in a row."""
 
-    def __init__(self, width: int, num_layers: int, num_heads: int, activation: type[nn.Module], *, causal: bool) -> None:
+    def __init__(
+        self, width: int, num_layers: int, num_heads: int, activation: type[nn.Module], *, causal: bool
+    ) -> None:
         super().__init__()
         blocks = (Block(width, num_heads, activation, causal=causal) for _ in range(num_layers))
         self.resblocks = nn.ModuleList(blocks)
@@ -155,8 +165,8 @@ class CLIP(nn.Module):
         for block in self.transformer.resblocks:
             deep = (text.width**-0.5) * ((2 * text.num_layers) ** -0.5)
             nn.init.normal_(block.attn.out_proj.weight, std=deep)
-            nn.init.normal_(block.mlp["c_fc"].weight, std=(2 * text.width) ** -0.5)
-            nn.init.normal_(block.mlp["c_proj"].weight, std=deep)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * text.width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=deep)
 
     def encode_image(
         self, images: Float[Tensor, "batch 3 height width"], *, normalize: bool = False
@@ -165,7 +175,9 @@ class CLIP(nn.Module):
         features = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def encode_text(self, tokens: Int[Tensor, "batch length"], *, normalize: bool = False) -> Float[Tensor, "batch dim"]:
+    def encode_text(
+        self, tokens: Int[Tensor, "batch length"], *, normalize: bool = False
+    ) -> Float[Tensor, "batch dim"]:
         """Return features of texts; columns after the last end of text are left out, which changes nothing."""
         if self.config.text.causal:
             tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]

@@ -41,8 +41,8 @@ def caption_score(
 ) -> np.ndarray:
     """Return CLIPScore of each picture and caption, 2.5 max(cos, 0); with references RefCLIPScore.
 
-    RefCLIPScore is the harmonic mean of CLIPScore and the largest cosine to a reference, at least 0 (Hessel et al. 2021,
-    equations 1 and 2). The published form puts "A photo depicts " before every text.
+    RefCLIPScore is the harmonic mean of CLIPScore and the largest cosine to a reference, at least 0 (Hessel et al.
+    2021, equations 1 and 2). The published form puts "A photo depicts " before every text.
 
     Args:
         images: Encoded pictures (bytes), or features [n, dim] where there is no encoder.

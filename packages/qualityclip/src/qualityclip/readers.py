@@ -114,7 +114,9 @@ def check_sample(sample: Sample, where: str | Path) -> Sample:
         InputError: No caption, an empty one, or one of over 5,000 characters.
     """
     if not sample.captions:
-        raise InputError(f"{where}: sample {sample.uid!r} has no captions; `qualityclip filter` leaves such samples out.")
+        raise InputError(
+            f"{where}: sample {sample.uid!r} has no captions; `qualityclip filter` leaves such samples out."
+        )
     for caption in sample.captions:
         if not caption.strip():
             raise InputError(f"{where}: sample {sample.uid!r} has an empty caption; `qualityclip filter` drops it.")
@@ -320,7 +322,11 @@ def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
         for sample in samples:
             key = sample.uid.replace("/", "_").replace(".", "_")
             parts = {"txt": sample.real[0].encode()} if len(sample.real) == 1 else {}
-            fields = {"captions": list(sample.real), "syn_text": list(sample.synthetic), "objects": list(sample.objects)}
+            fields = {
+                "captions": list(sample.real),
+                "syn_text": list(sample.synthetic),
+                "objects": list(sample.objects),
+            }
             parts["json"] = json.dumps({name: value for name, value in fields.items() if value}).encode()
             if sample.image is not None:
                 parts["png" if sample.read_image()[:4] == b"\x89PNG" else "jpg"] = sample.read_image()

@@ -3,10 +3,11 @@
     qualityclip reproduce --budget full --out X      (one core, about half an hour; laptop: under a minute)
     qualityclip reproduce --grid --out X             (a GPU: the same plan with larger numbers)
 
-Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured backgrounds;
-class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve families) with one
-caption each. Segmentation classes are 12 concepts, one a family, that no caption names and no pretraining scene shows
-(only their siblings); 400 labelled scenes, 300 for validation, 2,000 test scenes. The easy split has 12 named concepts.
+Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured
+backgrounds; class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve families)
+with one caption each. Segmentation classes are 12 concepts, one a family, that no caption names and no pretraining scene
+shows (only their siblings); 400 labelled scenes, 300 for validation, 2,000 test scenes. The easy split has 12 named
+concepts.
 Caption tiers (`scene_captions`): generic; noisy (nouns dropped with chance 1/2, wrong with 0.3); matched (noisy with a
 filler for each dropped noun: as long as complete ones); nouns (complete); attributes; relations; shuffled.
 Towers: ViT (patch 8, width 64, 2 layers) and a small MCi of timm (dims 16 to 64). CLIP's loss, batches of 128, AdamW,
@@ -17,10 +18,10 @@ that of the arm named in `ARMS`.
 Primary: mIoU of a frozen linear head, nouns against matched (the strongest noisy control), ViT; minimum effect 0.01.
 Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU, 5.75 RMSE). Data efficiency:
 `iso_performance_ratio` of nouns on 0.1, 0.3 and 1 of the pairs (equal steps) against matched on all, and of both on 40,
-120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps for
-every arm. Further rows: fine-tuning with layer decay and drop path, depth, detection, retrieval, MCi.
-Five paired seeds (weights, order, caption noise) for `Scale.arms`, one for the others, whose rows can show a direction at
-most; seeds are completed one after the other, and what exists is judged. Power check: nouns against shuffled.
+120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and
+steps for every arm. Further rows: fine-tuning with layer decay and drop path, depth, detection, retrieval, MCi.
+Five paired seeds (weights, order, caption noise) for `Scale.arms`, one for the others, whose rows can show a direction
+at most; seeds are completed one after the other, and what exists is judged. Power check: nouns against shuffled.
 Laptop trains the MCi arms of the headline with one seed at the recorded rates, and is held against the recorded seeds;
 smoke shows that it runs and judges nothing.
 """

@@ -1,7 +1,7 @@
 """Composed scenes: OpenMoji pictures pasted on textured backgrounds, with class, depth and boxes exact for every pixel.
 
-The pictures are real drawings by many hands; how they lie beside each other is made up, so results on them are said to be
-"composed". A nearer object is larger and covers what is behind it; its picture's own transparency is its mask.
+The pictures are real drawings by many hands; how they lie beside each other is made up, so results on them are said to
+be "composed". A nearer object is larger and covers what is behind it; its picture's own transparency is its mask.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -69,7 +69,7 @@ class Scenes:
 
 
 @functools.cache
-def _table() -> list[dict[str, object]]:
+def _table() -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     data = resources.files("qualityclip").joinpath("icons", "openmoji.parquet").read_bytes()
@@ -96,7 +96,9 @@ def concepts(role: str, *, per_family: int) -> tuple[str, ...]:
     for family, names in found.items():
         usable = names[:NUM_HELD_OUT] if role == "held out" else names[first:]
         if len(usable) < per_family:
-            raise ValueError(f"`per_family` (={per_family}): the family {family} has only {len(usable)} {role} concepts.")
+            raise ValueError(
+                f"`per_family` (={per_family}): the family {family} has only {len(usable)} {role} concepts."
+            )
         chosen += usable[:per_family]
     return tuple(chosen)
 
@@ -127,7 +129,9 @@ def colour_of(concept: str) -> str:
     return list(COLOURS)[np.bincount(distance.argmin(1), minlength=len(COLOURS)).argmax()]
 
 
-def compose(names: Sequence[str], num_scenes: int, *, size: int, seed: int, objects: tuple[int, int] = (2, 4)) -> Scenes:
+def compose(
+    names: Sequence[str], num_scenes: int, *, size: int, seed: int, objects: tuple[int, int] = (2, 4)
+) -> Scenes:
     """Compose scenes; equal arguments give equal pixels.
 
     Args:

@@ -37,7 +37,7 @@ class Pair:
 
 
 PAIRS: tuple[Pair, ...] = (
-    Pair("Complete nouns give better dense features than noisy ones (ViT)", "nouns", "matched", NOISY, "mean_iou", 0.01),
+    Pair("Complete nouns give better dense features than noisy ones", "nouns", "matched", NOISY, "mean_iou", 0.01),
     Pair("The same with a mobile backbone (MCi)", "mci nouns", "mci matched", NOISY, "mean_iou", 0.01),
     Pair(
         "CLIP on complete nouns beats MAE of equal FLOPs, segmentation",
@@ -77,7 +77,7 @@ PAIRS: tuple[Pair, ...] = (
         "CLIP on complete nouns beats supervision of equal FLOPs by exact labels",
         "nouns", "supervised", "labels of all named concepts", "mean_iou", 0.01,
     ),
-    Pair("A matched length is no help: noisy against noisy of its own length", "matched", "noisy", "noisy nouns", "mean_iou", 0.01),
+    Pair("Noisy nouns of matched length against shorter ones", "matched", "noisy", "noisy nouns", "mean_iou", 0.01),
     Pair("Noisy nouns beat generic captions", "noisy", "generic", "generic captions", "mean_iou", 0.01),
     Pair("Attributes add to nouns", "attributes", "nouns", "complete nouns", "mean_iou", 0.01),
     Pair("Relations add to attributes", "relations", "attributes", "nouns with attributes", "mean_iou", 0.01),
@@ -150,7 +150,7 @@ def _compare(pair: Pair, results: Runs, rest: Mapping[str, Any]) -> ClaimResult 
 
 
 def pair_curves(results: Runs) -> tuple[list[float], np.ndarray, np.ndarray] | None:
-    """Return shares of the pairs, mIoU of nouns [seeds, shares], and of the noisy arm, which only its last share needs."""
+    """Return shares of the pairs, mIoU of nouns [seeds, shares], and of matched, all its pairs alone."""
     runs = paired(results, "nouns 0.1", "nouns 0.3", "nouns", "matched")
     if not runs:
         return None
@@ -213,7 +213,7 @@ def not_attempted() -> list[ClaimResult]:
         ),
         ClaimResult.not_attempted(
             paper=PAPER,
-            claim="CLIP on well-aligned pairs beats recent supervised, self-supervised and weakly supervised pretraining",
+            claim="CLIP on well-aligned pairs beats recent (self-, weakly) supervised pretraining",
             primary_metric="mIoU on ADE20K, RMSE on NYUv2, AP on COCO",
             paper_value=None,
             reason="needs the weights and data of those works; supervised and MAE rows at small scale are above",
