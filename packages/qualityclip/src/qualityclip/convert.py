@@ -101,7 +101,7 @@ def hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
             "Hugging Face's CLIPModel pools the class token and reads texts causally; this model does not."
         )
     activation = "quick_gelu" if config.quick_gelu else "gelu"
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": config.text.vocab_size,
         "max_position_embeddings": config.text.context_length,
         # 2 makes transformers take the highest id, as we do.
@@ -109,8 +109,9 @@ def hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
         "bos_token_id": 0,
         "pad_token_id": 1,
     }
-    vision = {"image_size": config.vision.image_size, "patch_size": config.vision.patch_size}
-    for part, sizes in ((text, config.text), (vision, config.vision)):
+    vision: dict[str, Any] = {"image_size": config.vision.image_size, "patch_size": config.vision.patch_size}
+    parts: tuple[tuple[dict[str, Any], Any], ...] = ((text, config.text), (vision, config.vision))
+    for part, sizes in parts:
         part |= {"hidden_size": sizes.width, "intermediate_size": 4 * sizes.width, "hidden_act": activation}
         part |= {"num_hidden_layers": sizes.num_layers, "num_attention_heads": sizes.num_heads}
         part |= {"projection_dim": config.embed_dim}

@@ -102,10 +102,10 @@ class Scale:
     other_seeds: int = 1
     tune: bool = False
     world: WorldSize = field(default_factory=WorldSize)
-    batch_size: int = 128
-    steps: int = 240
-    mci_steps: int = 150
-    dense_steps: int = 200
+    batch_size: int = 64
+    steps: int = 400
+    mci_steps: int = 240
+    dense_steps: int = 120
     tuned_steps: int = 80
     box_steps: int = 100
     box_seeds: int = 1

@@ -81,7 +81,7 @@ def run_grid(
             options = RunOptions(device=device, quiet=True)
             train(replace(config, seed=seed), arms[arm][:pairs], folder, resume=True, options=options)
         for labels in left:
-            row = {"arm": arm, "seed": seed, "pairs": pairs, "labels": labels}
+            row: dict[str, Any] = {"arm": arm, "seed": seed, "pairs": pairs, "labels": labels}
             row |= _judge(folder / "model", grid, replace(dense, seed=seed), labels, device)
             append_jsonl(file, row)
             rows.append(row)

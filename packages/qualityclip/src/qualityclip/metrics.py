@@ -160,7 +160,7 @@ def average_precision(truth: Sequence[Boxes], predictions: Sequence[Boxes], num_
     with contextlib.redirect_stdout(io.StringIO()):
         coco = coco_api.COCO()
         coco.dataset = {
-            "images": [{"id": number} for number in range(len(truth))],
+            "images": [{"id": number} | _size(row) for number, row in enumerate(truth)],
             "categories": [{"id": label} for label in range(1, num_classes + 1)],
             "annotations": [row | {"id": n, "iscrowd": 0} for n, row in enumerate(_rows(truth, masks), start=1)],
         }
@@ -173,6 +173,14 @@ def average_precision(truth: Sequence[Boxes], predictions: Sequence[Boxes], num_
         run.accumulate()
         run.summarize()
     return {name: float(run.stats[place]) for name, place in (("ap", 0), ("ap50", 1), ("ap75", 2), ("ar100", 8))}
+
+
+def _size(picture: Boxes) -> dict[str, int]:
+    """Return a picture's size as its masks say it; only masks need it."""
+    if "masks" not in picture:
+        return {}
+    height, width = np.asarray(picture["masks"]).shape[-2:]
+    return {"height": height, "width": width}
 
 
 def _rows(pictures: Sequence[Boxes], masks: bool) -> list[dict[str, Any]]:

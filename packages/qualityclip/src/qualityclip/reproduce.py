@@ -4,13 +4,13 @@
     qualityclip reproduce --grid --out X             (a GPU: the same plan with larger numbers)
 
 Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured
-backgrounds; class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve families)
-with one caption each. Segmentation classes are 12 concepts, one a family, that no caption names and no pretraining scene
-shows (only their siblings); 400 labelled scenes, 300 for validation, 2,000 test scenes. The easy split has 12 named
-concepts.
+backgrounds; class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve
+families) with one caption each. Segmentation classes are 12 concepts, one a family, that no caption names and no
+pretraining scene shows (only their siblings); 400 labelled scenes, 300 for validation, 2,000 test scenes. The easy split
+has 12 named concepts.
 Caption tiers (`scene_captions`): generic; noisy (nouns dropped with chance 1/2, wrong with 0.3); matched (noisy with a
 filler for each dropped noun: as long as complete ones); nouns (complete); attributes; relations; shuffled.
-Towers: ViT (patch 8, width 64, 2 layers) and a small MCi of timm (dims 16 to 64). CLIP's loss, batches of 128, AdamW,
+Towers: ViT (patch 8, width 64, 2 layers) and a small MCi of timm (dims 16 to 64). CLIP's loss, batches of 64, AdamW,
 cosine; `Scale.steps` steps. MAE, supervision (exact labels of named concepts) and CLIP with a ViT have equal FLOPs
 (`equal_steps`); a further MAE has four times the steps. Rates: two trials (`Scale.rates`) of half the steps for each of
 nouns, matched, shuffled, mae, supervised and both MCi arms, by validation mIoU with a seed of its own; other arms take
@@ -21,7 +21,7 @@ Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU
 120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and
 steps for every arm. Further rows: fine-tuning with layer decay and drop path, depth, detection, retrieval, MCi.
 Five paired seeds (weights, order, caption noise) for `Scale.arms`, one for the others, whose rows can show a direction
-at most; seeds are completed one after the other, and what exists is judged. Power check: nouns against shuffled.
+at most (and run after seed 0 of the former); seeds are completed one after the other, and what exists is judged. Power check: nouns against shuffled.
 Laptop trains the MCi arms of the headline with one seed at the recorded rates, and is held against the recorded seeds;
 smoke shows that it runs and judges nothing.
 """
@@ -89,8 +89,10 @@ def run_scale(out: Path, name: str, budget: Budget, seed: int) -> list[ClaimResu
     (work / "runs").mkdir(parents=True, exist_ok=True)
     world = World(scale.world)
     rates = find_rates(work, scale, world)
-    jobs = [(arm, seed + number) for number in range(scale.num_seeds) for arm in scale.arms]
-    jobs += [(arm, seed + number) for number in range(scale.other_seeds) for arm in scale.other_arms]
+    jobs = []
+    for number in range(scale.num_seeds):
+        arms = scale.arms + (scale.other_arms if number < scale.other_seeds else ())
+        jobs += [(arm, seed + number) for arm in arms]
     for arm, its_seed in progress(jobs, description="runs", unit="runs"):
         run_arm(work / "runs", arm, scale, world, (its_seed, rates.get(ARMS[arm].rate_of or arm, DEFAULT_RATE)))
     results = read_runs(work / "runs")
