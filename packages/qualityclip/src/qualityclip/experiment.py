@@ -25,7 +25,9 @@ from qualityclip.train import Trainer, learning_rate
 from qualityclip.world import World, WorldSize, dense_data, pixels_of
 
 Kind = Literal["clip", "mae", "supervised", "scratch"]
-Part = Literal["labels", "easy", "tuned", "boxes"]
+Part = Literal["depth", "labels", "easy", "tuned", "boxes"]
+TUNING_SEED = 10_000
+NUM_BOX_SCENES = 100
 MAX_DEPTH = 1.2  # above that of the background, 1, which a sigmoid could not reach
 TEXT_TOKENS = 10  # of a caption of complete nouns, start and end among them: what equal compute is reckoned with
 
@@ -41,7 +43,8 @@ class Arm:
         share: Share of the pretraining pairs; steps stay the same.
         factor: Factor of the steps.
         rate_of: Arm whose tuned learning rate is taken; its own where empty.
-        parts: Tasks beside frozen segmentation and depth: curve over labels, easy split, fine-tuning, detection.
+        parts: Tasks beside frozen segmentation: depth, curve over labels, easy split, fine-tuning, detection.
+        extras: Tasks of the first `Scale.extra_seeds` seeds alone.
     """
 
     kind: Kind = "clip"
@@ -51,27 +54,26 @@ class Arm:
     factor: float = 1.0
     rate_of: str = ""
     parts: tuple[Part, ...] = ()
+    extras: tuple[Part, ...] = ()
 
 
-_ALL: tuple[Part, ...] = ("labels", "easy", "tuned", "boxes")
+_MCI: dict[str, Any] = {"tower": "mci"}
 ARMS: dict[str, Arm] = {
-    "nouns": Arm(parts=_ALL),
-    "matched": Arm(tier="matched", parts=_ALL),
-    "mae": Arm("mae", parts=("tuned", "boxes")),
-    "shuffled": Arm(tier="shuffled"),
-    "nouns 0.1": Arm(share=0.1, rate_of="nouns"),
-    "nouns 0.3": Arm(share=0.3, rate_of="nouns"),
-    "mci nouns": Arm(tower="mci"),
-    "mci matched": Arm(tier="matched", tower="mci"),
-    "scratch": Arm("scratch", parts=("tuned",), rate_of="nouns"),
-    "mae 4x": Arm("mae", factor=4, rate_of="mae"),
-    "supervised": Arm("supervised"),
-    "noisy": Arm(tier="noisy", rate_of="matched"),
-    "generic": Arm(tier="generic", rate_of="matched"),
-    "attributes": Arm(tier="attributes", rate_of="nouns"),
-    "relations": Arm(tier="relations", rate_of="nouns"),
-    "matched 0.1": Arm(tier="matched", share=0.1, rate_of="matched"),
-    "matched 0.3": Arm(tier="matched", share=0.3, rate_of="matched"),
+    "nouns": Arm(**_MCI, parts=("labels",), extras=("depth", "easy", "tuned", "boxes")),
+    "matched": Arm(tier="matched", **_MCI, parts=("labels",), extras=("depth", "easy", "tuned", "boxes")),
+    "nouns 0.1": Arm(share=0.1, rate_of="nouns", **_MCI),
+    "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
+    "vit nouns": Arm(parts=("depth",), extras=("tuned",)),
+    "vit mae": Arm("mae", parts=("depth",), extras=("tuned",)),
+    "shuffled": Arm(tier="shuffled", **_MCI),
+    "vit matched": Arm(tier="matched", parts=("depth",)),
+    "vit mae 4x": Arm("mae", factor=4, rate_of="vit mae", parts=("depth",)),
+    "vit supervised": Arm("supervised", parts=("depth",)),
+    "vit scratch": Arm("scratch", parts=("depth",), extras=("tuned",), rate_of="vit nouns"),
+    "noisy": Arm(tier="noisy", rate_of="matched", **_MCI),
+    "generic": Arm(tier="generic", rate_of="matched", **_MCI),
+    "attributes": Arm(tier="attributes", rate_of="nouns", **_MCI),
+    "relations": Arm(tier="relations", rate_of="nouns", **_MCI),
 }
 
 
@@ -92,7 +94,7 @@ class Scale:
         dense_steps: Steps of a frozen head.
         tuned_steps: Steps of fine-tuning.
         box_steps: Steps of detection.
-        box_seeds: Seeds that detection is judged with.
+        extra_seeds: Seeds that have the arms' extras as well.
         rates: Learning rates that are tried.
     """
 
@@ -103,12 +105,12 @@ class Scale:
     tune: bool = False
     world: WorldSize = field(default_factory=WorldSize)
     batch_size: int = 64
-    steps: int = 400
-    mci_steps: int = 240
-    dense_steps: int = 120
-    tuned_steps: int = 80
-    box_steps: int = 100
-    box_seeds: int = 1
+    steps: int = 320
+    mci_steps: int = 200
+    dense_steps: int = 200
+    tuned_steps: int = 60
+    box_steps: int = 60
+    extra_seeds: int = 2
     rates: tuple[float, ...] = (1e-3, 3e-3)
 
 
@@ -248,16 +250,18 @@ def _train_other(
 def judge_backbone(visual: nn.Module, arm: Arm, scale: Scale, world: World, seed: int) -> dict[str, Any]:
     """Return the scores of a tower on the tasks of its arm."""
     found: dict[str, Any] = {"mean_iou": _segment(visual, world, scale, seed)}
-    found |= {f"depth_{name}": value for name, value in _depth(visual, world, scale, seed).items()}
-    if "labels" in arm.parts:
+    parts = arm.parts + (arm.extras if seed % TUNING_SEED < scale.extra_seeds else ())
+    if "depth" in parts:
+        found |= {f"depth_{name}": value for name, value in _depth(visual, world, scale, seed).items()}
+    if "labels" in parts:
         sizes = label_sizes(world)
         found["labels"] = {str(n): _segment(visual, world, scale, seed, labels=n) for n in sizes[:-1]}
         found["labels"][str(sizes[-1])] = found["mean_iou"]
-    if "easy" in arm.parts:
+    if "easy" in parts:
         found["easy"] = _segment(visual, world, scale, seed, easy=True)
-    if "boxes" in arm.parts and seed % 1000 < scale.box_seeds:
+    if "boxes" in parts:
         found["ap"] = _detect(visual, world, scale, seed)
-    if "tuned" in arm.parts:  # the last, since it changes the tower
+    if "tuned" in parts:  # the last, since it changes the tower
         found["tuned"] = _segment(visual, world, scale, seed, tuned=True)
     return found
 
@@ -306,7 +310,7 @@ def _detect(visual: nn.Module, world: World, scale: Scale, seed: int) -> float:
     config = replace(dense_config(world, scale, seed), task="detection", head="fcos", batch_size=16, width=32)
     config = replace(config, num_classes=len(world.held_out), num_steps=scale.box_steps, learning_rate=3e-3)
     train = dense_data(world.scenes("labelled"), "detection", visual.config)
-    test = dense_data(world.scenes("test").take(slice(0, 200)), "detection", visual.config)
+    test = dense_data(world.scenes("test").take(slice(0, NUM_BOX_SCENES)), "detection", visual.config)
     return transfer(as_backbone(visual), train, test, config)["ap"]
 
 
