@@ -65,7 +65,7 @@ ARMS: dict[str, Arm] = {
     "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
     "vit nouns": Arm(parts=("depth",), extras=("tuned",)),
     "vit mae": Arm("mae", parts=("depth",), extras=("tuned",)),
-    "shuffled": Arm(tier="shuffled", **_MCI),
+    "shuffled": Arm(tier="shuffled", rate_of="nouns", **_MCI),
     "vit matched": Arm(tier="matched", parts=("depth",)),
     "vit mae 4x": Arm("mae", factor=4, rate_of="vit mae", parts=("depth",)),
     "vit supervised": Arm("supervised", parts=("depth",)),

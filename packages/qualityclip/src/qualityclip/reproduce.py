@@ -6,25 +6,25 @@
 Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured
 backgrounds; class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve
 families) with one caption each. Segmentation classes are 12 concepts, one a family, that no caption names and no
-pretraining scene shows (only their siblings); 400 labelled scenes, 300 for validation, 2,000 test scenes. The easy split
-has 12 named concepts.
+pretraining scene shows (only their siblings); 400 labelled scenes, 300 for validation, 2,000 test scenes. The easy
+split has 12 named concepts.
 Caption tiers (`scene_captions`): generic; noisy (nouns dropped with chance 1/2, wrong with 0.3); matched (noisy with a
 filler for each dropped noun: as long as complete ones); nouns (complete); attributes; relations; shuffled.
-Towers: a small MCi of timm (dims 16 to 64) for captions and data efficiency, a ViT (patch 8, width 64, 2 layers) where
-MAE is compared. CLIP's loss, batches of 64, AdamW, cosine; steps as in `Scale`. MAE, supervision (exact labels of named
-concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates: two trials
-(`Scale.rates`) of half the steps for each of nouns, matched, shuffled and the ViTs on nouns, matched, MAE, supervised,
-by validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
+Towers: a small MCi of timm (dims 16 to 64) for captions and data efficiency, a ViT (patch 8, width 64, 2 layers)
+where MAE is compared. CLIP's loss, batches of 64, AdamW, cosine; steps as in `Scale`. MAE, supervision (exact labels of
+named concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates: two
+trials (`Scale.rates`) of half the steps for each of nouns, matched and the ViTs on nouns, matched, MAE, supervised, by
+validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
 Primary: mIoU of a frozen linear head, nouns against matched (the strongest noisy control), MCi; minimum effect 0.01.
 Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU, 5.75 RMSE). Data efficiency:
 `iso_performance_ratio` of nouns on 0.1, 0.3 and 1 of the pairs (equal steps) against matched on all, and of both on 40,
-120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps for
-every arm. Further rows: ViT, fine-tuning with layer decay and drop path, depth, detection, retrieval, tiers.
+120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps
+for every arm. Further rows: ViT, fine-tuning with layer decay and drop path, depth, detection, retrieval, tiers.
 Five paired seeds (weights, order, caption noise) for `PRIMARY`, one for the others, whose rows can show a direction at
 most; tasks called extras have two. After two seeds of the former come the others, then further seeds one after the
 other; what exists is judged. Power check: nouns against shuffled.
-Laptop trains the headline's two arms with one seed at the recorded rates, and is held against the recorded seeds; smoke
-shows that it runs and judges nothing.
+Laptop trains the headline's two arms with one seed at the recorded rates, and is held against the recorded seeds;
+smoke shows that it runs and judges nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from tenfold_shared.claims import ClaimResult
 from tenfold_shared.files import write_json
 from tenfold_shared.progress import progress
@@ -171,8 +170,3 @@ def draw(out: Path, results: verdicts.Runs, num_pairs: int) -> list[str]:
         if not prefix and set(results) >= {"nouns", "nouns 0.1"}:
             break
     return files
-
-
-def spread(results: verdicts.Runs, arm: str) -> float:
-    """Return the standard deviation of an arm's mIoU over seeds."""
-    return float(np.std([run["mean_iou"] for run in results[arm]], ddof=1))
