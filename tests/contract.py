@@ -164,6 +164,25 @@ ROWS = (
         alone=jobs.MUSCLE_ALONE,
     ),
     Row(
+        folder="qualityclip",
+        dist="qualityclip",
+        verbs=(
+            "score",
+            "caption",
+            "mix",
+            "filter",
+            "train",
+            "dense",
+            "curve",
+            "evaluate",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=jobs.qualityclip_round_trip,
+        alone=jobs.QUALITYCLIP_ALONE,
+    ),
+    Row(
         folder="ticclip",
         dist="ticclip",
         verbs=(

@@ -12,10 +12,11 @@ from qualityclip import as_backbone, transfer
 from qualityclip.backbone import DropPath, parameter_groups, set_drop_path
 from qualityclip.config import DenseConfig, VisionConfig
 from qualityclip.dense import ArrayData, DenseModel, evaluate_dense, fit, silog_loss
-from qualityclip.dense_data import open_dense
+from qualityclip.dense_data import open_dense, scene_data
 from qualityclip.dense_runs import default_taps, load_dense, open_backbone, save_dense
 from qualityclip.heads import HEADS
 from qualityclip.model import CLIP, VisionTransformer
+from qualityclip.scenes import compose
 from tenfold_shared.commands import InputError
 from torch import nn
 
@@ -78,15 +79,16 @@ def test_fine_tuning_changes_the_backbone(head):
     assert not torch.equal(before, body.tower.conv1.weight)
 
 
-@pytest.mark.parametrize("head", ["linear", "dpt"])
-def test_depth_is_learned(head):
+@pytest.mark.parametrize(("head", "rate", "close"), [("linear", 5e-2, 0.7), ("dpt", 3e-3, 0.9)])
+def test_depth_is_learned(head, rate, close):
+    """A linear head's map is coarse: between quarters of different depth it can only interpolate."""
     images, labels = quadrants()
     depth = torch.tensor([0.5, 1.0, 2.0, 4.0])[labels]
     depth[:, :2] = 0
     config = dataclasses.replace(CONFIG, task="depth", head=head, max_depth=5.0, frozen=head == "linear", num_steps=120)
-    config = dataclasses.replace(config, learning_rate=2e-2 if head == "linear" else 3e-3)
-    found = transfer(vit(), ArrayData(images, depth), ArrayData(images, depth), config)
-    assert found["delta1"] > 0.9 and found["rmse"] < 0.5 and set(found) == {"rmse", "abs_rel", "delta1"}
+    data = ArrayData(images, depth)
+    found = transfer(vit(), data, data, dataclasses.replace(config, learning_rate=rate))
+    assert found["delta1"] > close and found["rmse"] < 0.5 and set(found) == {"rmse", "abs_rel", "delta1"}
 
 
 def test_the_depth_loss_by_hand():
@@ -96,24 +98,24 @@ def test_the_depth_loss_by_hand():
 
 
 def scenes(task, count=4):
-    from qualityclip.scenes import compose
-    from qualityclip.world import dense_data
-
-    return dense_data(compose(("tiger", "banjo"), count, size=48, seed=0, objects=(1, 2)), task, VISION)
+    return scene_data(compose(("tiger", "banjo"), count, size=48, seed=0, objects=(1, 2)), task, VISION)
 
 
 @pytest.mark.parametrize("head", ["fcos", pytest.param("mask_rcnn", marks=pytest.mark.slow)])
-def test_detectors_learn_and_are_judged(head):
-    data = scenes("detection")
-    config = DenseConfig("detection", head, 2, 48, False, 4, 2, 1e-3, width=16)
-    model = fit(vit(), data, config)
-    model.train()
-    images, targets = zip(*(data[n] for n in range(4)), strict=True)
-    with torch.no_grad():
-        losses = model.detector(list(images), [dict(target) for target in targets])
-    assert all(torch.isfinite(value) for value in losses.values())
-    assert ("loss_mask" in losses) == (head == "mask_rcnn")
+def test_detectors_are_trained_and_judged(head):
+    data = scenes("detection", 2)
+    config = DenseConfig("detection", head, 2, 48, False, 2, 2, 1e-3, width=32)
+    body = vit()
+    before = body.tower.conv1.weight.clone()
+    model = fit(body, data, config)
+    assert not torch.equal(before, body.tower.conv1.weight), "the gradient reaches the backbone"
+    assert hasattr(model.detector, "roi_heads") == (head == "mask_rcnn")
     assert set(evaluate_dense(model, data)) == {"ap", "ap50", "ap75", "ar100"}
+
+
+def test_fcos_needs_whole_groups():
+    with pytest.raises(InputError, match="divisible by 32"):
+        DenseModel(vit(), DenseConfig("detection", "fcos", 2, 48, width=16))
 
 
 def test_layer_decay_by_hand():
@@ -146,10 +148,8 @@ def test_drop_path_grows_and_keeps_the_mean(backbone):
     torch.manual_seed(0)
     drop = DropPath(0.3)
     found = drop(torch.ones(4000, 2))
-    assert found.mean().item() == pytest.approx(1, abs=0.03) and set(found[:, 0].tolist()) == {
-        0.0,
-        pytest.approx(1 / 0.7),
-    }
+    assert found.mean().item() == pytest.approx(1, abs=0.03)
+    assert sorted(set(found[:, 0].tolist())) == pytest.approx([0, 1 / 0.7])
     assert torch.equal(found[:, 0], found[:, 1]) and torch.equal(drop.eval()(torch.ones(3)), torch.ones(3))
 
 

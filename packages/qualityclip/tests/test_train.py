@@ -89,14 +89,18 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-from conftest import TINY, picture
+from conftest import picture
 import qualityclip.train as module
-from qualityclip.config import TrainConfig
+from qualityclip.config import CLIPConfig, TextConfig, TrainConfig, VisionConfig
+from qualityclip.data import clip_tokenizer
 from qualityclip.readers import Sample
+
+clip_tokenizer(12)(["read once, here"])
+TINY = CLIPConfig(VisionConfig(16, 8, 16, 1, 2), TextConfig(12, 49408, 4, 1, 1), 8)
 
 samples = [Sample(f"u{n}", (f"alt text {n}",), (f"picture {n}",), picture(n)) for n in range(20)]
 config = TrainConfig(TINY, 8, 6, 1e-2, warmup_steps=2, precision="fp32", smallest_crop=0.8)
-options = module.RunOptions(quiet=True, checkpoint_every=1, log_every=1)
+options = module.RunOptions(quiet=True, checkpoint_every=2, log_every=1)
 events = 0
 
 def run(out, kill_at):

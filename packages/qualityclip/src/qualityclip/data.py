@@ -82,6 +82,12 @@ def random_crop(image: Image.Image, side: int, smallest: float, numbers: tuple[f
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
+@functools.cache
+def clip_tokenizer(context_length: int) -> ClipTokenizer:
+    """Return CLIP's tokenizer, whose vocabulary takes a while to read."""
+    return ClipTokenizer(context_length)
+
+
 class StepDataset(Dataset):
     """The batch of this process for each step.
 
@@ -100,7 +106,7 @@ class StepDataset(Dataset):
             raise InputError(f"`batch_size` (={config.batch_size}) must be divisible by the {world_size} processes.")
         self.samples, self.config = samples, config
         self.rank, self.world_size = rank, world_size
-        self.tokenizer = ClipTokenizer(config.model.text.context_length)
+        self.tokenizer = clip_tokenizer(config.model.text.context_length)
 
     def __len__(self) -> int:
         return self.config.num_steps

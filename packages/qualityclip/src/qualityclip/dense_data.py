@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,9 @@ from tenfold_shared.commands import InputError
 from torch import Tensor
 
 from qualityclip.config import DenseConfig, VisionConfig
-from qualityclip.data import to_pixels
-from qualityclip.dense import IGNORE, DenseData
-from qualityclip.scenes import compose, concepts
-from qualityclip.world import dense_data
+from qualityclip.data import normalise, to_pixels
+from qualityclip.dense import IGNORE, ArrayData, DenseData
+from qualityclip.scenes import Scenes, compose, concepts
 
 MILLIMETRES = 1000.0
 SCENES = "scenes"
@@ -49,7 +49,7 @@ def open_dense(path: str | Path, config: DenseConfig, vision: VisionConfig, spli
         names = concepts("held out", per_family=1)
         seed = {"train": 1, "test": 2}[split]
         scenes = compose(names, NUM_SCENES[split], size=config.image_size, seed=seed)
-        return dense_data(scenes, config.task, vision)
+        return scene_data(scenes, config.task, vision)
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder at {folder}; give labelled pictures, or the word `scenes`.")
@@ -223,7 +223,10 @@ def _draw_mask(segmentation: Any, size: tuple[int, int], side: int, path: Path) 
         raise InputError(
             f"{path}: a mask has {code['size'][1]} x {code['size'][0]} pixels, its picture {size[0]} x {size[1]}."
         )
-    mask = Image.fromarray(coco_masks.decode(code)).resize((side, side), Image.Resampling.NEAREST)
+    with warnings.catch_warnings():  # of NumPy 2, about how pycocotools copies
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pixels = coco_masks.decode(code)
+    mask = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
     return np.array(mask)
 
 
@@ -253,3 +256,26 @@ def _open_coco(folder: Path, config: DenseConfig, vision: VisionConfig, split: s
 
 def _id(row: dict[str, Any]) -> int:
     return row["id"]
+
+
+def pixels_of(scenes: Scenes, vision: VisionConfig) -> Tensor:
+    """Return scenes as float [scenes, 3, side, side], normalised as the tower wants it."""
+    return normalise(torch.from_numpy(scenes.images).permute(0, 3, 1, 2).float() / 255, vision)
+
+
+def scene_data(scenes: Scenes, task: str, vision: VisionConfig) -> ArrayData:
+    """Return scenes with the truth of a task, as `transfer` takes them."""
+    images = pixels_of(scenes, vision)
+    if task == "segmentation":
+        return ArrayData(images, torch.from_numpy(scenes.labels).long())
+    if task == "depth":
+        return ArrayData(images, torch.from_numpy(scenes.depth))
+    return ArrayData(images, [_boxes(scenes, row) for row in range(len(scenes))])
+
+
+def _boxes(scenes: Scenes, row: int) -> dict[str, Any]:
+    things = scenes.things[row]
+    labels = torch.tensor([scenes.concepts.index(thing.concept) + 1 for thing in things])
+    masks = np.stack([scenes.labels[row] == label for label in labels.tolist()]).astype(np.uint8)
+    boxes = torch.tensor([thing.box for thing in things], dtype=torch.float32)
+    return {"boxes": boxes, "labels": labels, "masks": torch.from_numpy(masks)}

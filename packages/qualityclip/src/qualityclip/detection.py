@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tenfold_shared.commands import require_extra
+from tenfold_shared.commands import InputError, require_extra
 from torch import Tensor, nn
 
 from qualityclip.backbone import Backbone
 from qualityclip.config import DenseConfig
 from qualityclip.heads import Pyramid, TopDown
 
+GROUPS = 32  # of torchvision's FCOS head
 ANCHOR = 4.0  # side of Mask R-CNN's anchors, in strides
 
 
@@ -56,6 +57,10 @@ def build_detector(backbone: Backbone, config: DenseConfig) -> nn.Module:
     same |= {"min_size": config.image_size, "max_size": config.image_size}
     strides = body.strides()
     if config.head == "fcos":
+        if config.width % GROUPS:
+            raise InputError(
+                f"`width` (={config.width}) must be divisible by {GROUPS} for fcos (group norm)."
+            )
         generator = anchors.AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
         return models.FCOS(body, config.num_classes + 1, anchor_generator=generator, **same)
     sizes = tuple((int(ANCHOR * stride),) for stride in strides)

@@ -19,10 +19,11 @@ from qualityclip.baselines import MAE, Supervised, clip_macs, mae_macs, vision_m
 from qualityclip.config import PRESETS, CLIPConfig, DenseConfig, TrainConfig
 from qualityclip.data import PairBatch
 from qualityclip.dense import transfer
+from qualityclip.dense_data import pixels_of, scene_data
 from qualityclip.model import CLIP, TimmTower, VisionTransformer
 from qualityclip.scene_captions import Tier
 from qualityclip.train import Trainer, learning_rate
-from qualityclip.world import World, WorldSize, dense_data, pixels_of
+from qualityclip.world import World, WorldSize
 
 Kind = Literal["clip", "mae", "supervised", "scratch"]
 Part = Literal["depth", "labels", "easy", "tuned", "boxes"]
@@ -295,12 +296,12 @@ def _segment(
 ) -> float:
     labelled, test = world.scenes("labelled", easy=easy), world.scenes(split, easy=easy)
     labelled = labelled.take(slice(0, labels)) if labels else labelled
-    pair = (dense_data(scenes, "segmentation", visual.config) for scenes in (labelled, test))
+    pair = (scene_data(scenes, "segmentation", visual.config) for scenes in (labelled, test))
     return transfer(as_backbone(visual), *pair, dense_config(world, scale, seed, tuned=tuned))["mean_iou"]
 
 
 def _depth(visual: nn.Module, world: World, scale: Scale, seed: int) -> dict[str, float]:
-    pair = (dense_data(world.scenes(split), "depth", visual.config) for split in ("labelled", "test"))
+    pair = (scene_data(world.scenes(split), "depth", visual.config) for split in ("labelled", "test"))
     config = replace(dense_config(world, scale, seed), task="depth", max_depth=MAX_DEPTH)
     return transfer(as_backbone(visual), *pair, config)
 
@@ -309,8 +310,8 @@ def _detect(visual: nn.Module, world: World, scale: Scale, seed: int) -> float:
     """Detection on few test scenes: it costs most."""
     config = replace(dense_config(world, scale, seed), task="detection", head="fcos", batch_size=16, width=32)
     config = replace(config, num_classes=len(world.held_out), num_steps=scale.box_steps, learning_rate=3e-3)
-    train = dense_data(world.scenes("labelled"), "detection", visual.config)
-    test = dense_data(world.scenes("test").take(slice(0, NUM_BOX_SCENES)), "detection", visual.config)
+    train = scene_data(world.scenes("labelled"), "detection", visual.config)
+    test = scene_data(world.scenes("test").take(slice(0, NUM_BOX_SCENES)), "detection", visual.config)
     return transfer(as_backbone(visual), train, test, config)["ap"]
 
 

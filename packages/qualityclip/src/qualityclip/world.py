@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from tenfold_shared.tokenizers import ClipTokenizer
 from torch import Tensor
 
-from qualityclip.config import VisionConfig
-from qualityclip.data import normalise
-from qualityclip.dense import ArrayData
 from qualityclip.scene_captions import FILLER, GENERIC, Tier, caption_scenes
 from qualityclip.scenes import COLOURS, Scenes, compose, concepts
 
@@ -115,26 +111,3 @@ class World:
         for row, things in enumerate(scenes.things):
             found[row, [place[thing.concept] for thing in things]] = 1
         return found
-
-
-def pixels_of(scenes: Scenes, vision: VisionConfig) -> Tensor:
-    """Return scenes as float [scenes, 3, side, side], normalised as the tower wants it."""
-    return normalise(torch.from_numpy(scenes.images).permute(0, 3, 1, 2).float() / 255, vision)
-
-
-def dense_data(scenes: Scenes, task: str, vision: VisionConfig) -> ArrayData:
-    """Return scenes with the truth of a task, as `transfer` takes them."""
-    images = pixels_of(scenes, vision)
-    if task == "segmentation":
-        return ArrayData(images, torch.from_numpy(scenes.labels).long())
-    if task == "depth":
-        return ArrayData(images, torch.from_numpy(scenes.depth))
-    return ArrayData(images, [_boxes(scenes, row) for row in range(len(scenes))])
-
-
-def _boxes(scenes: Scenes, row: int) -> dict[str, Any]:
-    things = scenes.things[row]
-    labels = torch.tensor([scenes.concepts.index(thing.concept) + 1 for thing in things])
-    masks = np.stack([scenes.labels[row] == label for label in labels.tolist()]).astype(np.uint8)
-    boxes = torch.tensor([thing.box for thing in things], dtype=torch.float32)
-    return {"boxes": boxes, "labels": labels, "masks": torch.from_numpy(masks)}
