@@ -32,7 +32,7 @@ from qualityclip.train import Trainer
 
 Budget = Literal["smoke", "laptop", "full"]
 TOLERANCE = 1e-5
-NUM_CLASSES, SIDE = 150, 512
+NUM_CLASSES, BLOCKS = 150, 32
 FEWEST_PAIRS, CAPTIONS = 64, 5
 BENCH = CLIPConfig(VisionConfig(64, 8, 192, 4, 3), replace(PRESETS["tiny"].text, context_length=77, width=128), 128)
 Function = Callable[[], object]
@@ -45,12 +45,13 @@ class Plan:
     model: CLIPConfig
     batch_size: int
     rounds: int
+    side: int
 
 
 PLANS: dict[Budget, Plan] = {
-    "smoke": Plan(PRESETS["tiny"], 16, 3),
-    "laptop": Plan(BENCH, 64, 9),
-    "full": Plan(PRESETS["vit_b16"], 64, 15),
+    "smoke": Plan(PRESETS["tiny"], 16, 3, 64),
+    "laptop": Plan(BENCH, 64, 9, 512),
+    "full": Plan(PRESETS["vit_b16"], 64, 15, 512),
 }
 
 
@@ -172,7 +173,9 @@ def _miou(plan: Plan, seed: int, peer_name: str) -> dict[str, Any]:
     functional = require_extra("torchmetrics.functional", "demo", "qualityclip")
     segmentation = require_extra("torchmetrics.functional.segmentation", "demo", "qualityclip")
     generator = np.random.default_rng(seed)
-    target = np.kron(generator.integers(0, NUM_CLASSES, (32, 32)), np.ones((SIDE // 32, SIDE // 32), np.int64))
+    target = np.kron(
+        generator.integers(0, NUM_CLASSES, (BLOCKS, BLOCKS)), np.ones((plan.side // BLOCKS,) * 2, np.int64)
+    )
     pred = np.where(generator.random(target.shape) < 0.3, generator.integers(0, NUM_CLASSES, target.shape), target)
     tensors = torch.from_numpy(pred)[None], torch.from_numpy(target)[None]
 
@@ -188,7 +191,7 @@ def _miou(plan: Plan, seed: int, peer_name: str) -> dict[str, Any]:
     seconds = interleave({"ours": lambda: mean_iou(pred, target, NUM_CLASSES), "peer": peer}, plan.rounds, seed)
     names = {"jaccard": "jaccard_index", "mean_iou": "segmentation.mean_iou"}
     digest = hashlib.sha256(pred.tobytes() + target.tobytes()).hexdigest()[:16]
-    work = f"mIoU of {SIDE} x {SIDE} pixels, {NUM_CLASSES} classes"
+    work = f"mIoU of {plan.side} x {plan.side} pixels, {NUM_CLASSES} classes"
     return _row(work, f"torchmetrics {names[peer_name]}", _rates(seconds, 1), "pictures/s", (5.0, digest))
 
 

@@ -58,9 +58,7 @@ def build_detector(backbone: Backbone, config: DenseConfig) -> nn.Module:
     strides = body.strides()
     if config.head == "fcos":
         if config.width % GROUPS:
-            raise InputError(
-                f"`width` (={config.width}) must be divisible by {GROUPS} for fcos (group norm)."
-            )
+            raise InputError(f"`width` (={config.width}) must be divisible by {GROUPS} for fcos (group norm).")
         generator = anchors.AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
         return models.FCOS(body, config.num_classes + 1, anchor_generator=generator, **same)
     sizes = tuple((int(ANCHOR * stride),) for stride in strides)

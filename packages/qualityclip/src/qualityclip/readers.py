@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -281,7 +282,14 @@ def write_captions(path: str | Path, samples: Iterable[Sample]) -> int:
     writers = {".jsonl": _write_lines, ".parquet": _write_parquet, ".tar": _write_tar}
     if path.suffix not in writers:
         raise InputError(f"{path}: captions are written to {', '.join(writers)} files.")
-    return writers[path.suffix](path, samples)
+    made_folder = not path.parent.exists()
+    try:
+        return writers[path.suffix](path, samples)
+    except BaseException:
+        if made_folder:  # samples are read while they are written: bad ones must leave nothing behind
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+        raise
 
 
 def _write_lines(path: Path, samples: Iterable[Sample]) -> int:
