@@ -183,6 +183,25 @@ ROWS = (
         alone=jobs.PHYSIOMAE_ALONE,
     ),
     Row(
+        folder="qualityclip",
+        dist="qualityclip",
+        verbs=(
+            "score",
+            "caption",
+            "mix",
+            "filter",
+            "train",
+            "dense",
+            "curve",
+            "evaluate",
+            "presets",
+            "benchmark",
+            "reproduce",
+        ),
+        round_trip=jobs.qualityclip_round_trip,
+        alone=jobs.QUALITYCLIP_ALONE,
+    ),
+    Row(
         folder="ticclip",
         dist="ticclip",
         verbs=(

@@ -291,3 +291,43 @@ command += ["--test", "few", "--preset", "tiny", "--device", "cpu", "--out", "ru
 result = subprocess.run(command, check=True, capture_output=True, text=True)
 assert '"metric": "accuracy"' in result.stdout
 """
+
+
+def qualityclip_round_trip(folder: Path) -> None:
+    """Save and load a model in the three layouts."""
+    from dataclasses import replace
+
+    import qualityclip
+    import torch
+    from qualityclip.config import TextConfig, VisionConfig
+    from qualityclip.model import CLIP
+
+    config = replace(
+        qualityclip.PRESETS["tiny"], vision=VisionConfig(16, 8, 64, 1, 1), text=TextConfig(8, 50, 64, 1, 1)
+    )
+    torch.manual_seed(0)
+    model = CLIP(config).eval()
+    for layout in ("qualityclip", "open_clip", "hugging_face"):
+        qualityclip.save_pretrained(model, folder / layout, layout=layout)
+        loaded = qualityclip.from_pretrained(folder / layout)
+        assert loaded.config == config
+        state = loaded.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+QUALITYCLIP_ALONE = """
+import json, subprocess, sys
+from pathlib import Path
+import qualityclip
+
+assert qualityclip.mean_iou([0, 0, 1, 1], [0, 1, 1, 1], 2) == 7 / 12
+assert qualityclip.mix(["a dog"], [], uid="1", step=2) == "a dog"
+command = str(Path(sys.executable).with_name("qualityclip"))
+subprocess.run([command, "mix", "scenes:nouns:8", "--out", "mixed.parquet", "--quiet"], check=True)
+line = [command, "train", "mixed.parquet", "--batch-size", "8", "--num-steps", "2", "--out", "run", "--device", "cpu"]
+subprocess.run([*line, "--quiet"], check=True)
+result = subprocess.run(
+    [command, "evaluate", "run/model", "--data", "scenes:nouns:8", "--json"], check=True, capture_output=True, text=True
+)
+assert 0 <= json.loads(result.stdout)["text_to_image@1"] <= 1
+"""

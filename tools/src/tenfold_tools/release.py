@@ -30,6 +30,7 @@ PUBLISHABLE = (
     "mobileclip-torch",
     "muscle-torch",
     "physiomae",
+    "qualityclip",
     "tenfold-shared",
     "ticclip",
     "vfm-transfer",

@@ -1,0 +1,5 @@
+"""`python -m qualityclip` is the command `qualityclip`."""
+
+from qualityclip.cli import main
+
+main()
