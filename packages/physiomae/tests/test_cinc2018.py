@@ -7,6 +7,7 @@ import pytest
 import scipy.io
 import wfdb
 from make_signals import RATE, SECONDS, write_record, write_table
+from physiomae import cinc2018
 from physiomae.cinc2018 import label_arousals, read_notes
 from physiomae.shards import ShardSource
 
@@ -80,15 +81,37 @@ def test_without_hdf5_stages_come_from_the_annotation(challenge, command, tmp_pa
 
 def test_a_bad_record_stops_everything_or_is_counted(challenge, command, tmp_path):
     data = challenge / "tr03-0005" / "tr03-0005.mat"
-    data.write_bytes(data.read_bytes()[:-1000])
+    content = data.read_bytes()
+    data.write_bytes(content[:-1000])
     line = ("prepare", "cinc2018", challenge, tmp_path / "w", "--quiet", "--json")
     status, _, error = command(*line)
     assert status == 2
     assert "tr03-0005.mat is truncated" in error
-    assert not list(tmp_path.glob("*w*")), "nothing half-written"
+    assert not (tmp_path / "w").exists()
     report = json.loads(command(*line, "--skip-bad")[1])
     assert report["records_read"] == 2
     assert "is truncated" in report["records_refused"][0]
+
+
+def test_a_stopped_run_goes_on_after_the_recordings_that_were_done(challenge, command, tmp_path, monkeypatch):
+    """Stopped by a damaged record, then mended; killed in the middle of another: the same bytes as in one go."""
+    line = ("prepare", "cinc2018", challenge)
+    assert command(*line, tmp_path / "whole", "--quiet")[0] == 0
+    data = challenge / "tr03-0029" / "tr03-0029.mat"
+    content = data.read_bytes()
+    data.write_bytes(content[:-1000])
+    assert command(*line, tmp_path / "w", "--quiet")[0] == 2
+    data.write_bytes(content)
+    seen = []
+    reader = cinc2018.read_record
+    monkeypatch.setattr(
+        cinc2018, "read_record", lambda header, people: seen.append(header.stem) or reader(header, people)
+    )
+    status, out, _ = command(*line, tmp_path / "w", "--quiet", "--json")
+    assert status == 0 and seen == ["tr03-0029"] and json.loads(out)["records_read"] == 3
+    files = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "w").iterdir()} == files
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_arousals_by_hand():

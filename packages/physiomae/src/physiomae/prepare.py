@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tenfold_shared.commands import InputError
+from tenfold_shared.files import append_jsonl, read_jsonl, write_json
 from tenfold_shared.progress import progress
 
 from physiomae import cinc2018
@@ -22,6 +24,7 @@ from physiomae.shards import write_index, write_shard
 from physiomae.splits import make_splits, owner_of
 
 Read = Callable[[Path], Windows]
+PLAN, DONE = "plan.json", "done.jsonl"  # of a run that is going on
 _ENDINGS = (".edf", ".bdf", ".hea", ".vhdr", ".h5", ".hdf5", ".npz", ".csv")
 
 
@@ -53,6 +56,16 @@ class Counts:
     dropped: Counter[str] = field(default_factory=Counter)
     channels: Counter[str] = field(default_factory=Counter)
     shards: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count one recording: `refused`, or `dropped`, `channels` and `shard`."""
+        if "refused" in row:
+            self.refused.append(row["refused"])
+            return
+        self.read += 1
+        self.dropped.update(row["dropped"])
+        self.channels.update(row["channels"])
+        self.shards.append(row["shard"])
 
     def report(self, splits: Mapping[str, Any]) -> dict[str, Any]:
         """Return what `prepare --json` prints."""
@@ -87,7 +100,7 @@ def prepare_cinc2018(
         Records read and refused, windows written, dropped with reasons, channels by how they were matched.
 
     Raises:
-        InputError: A record that cannot be used, unless `skip_bad`; nothing is written then.
+        InputError: A record that cannot be used, unless `skip_bad`; when it was mended, the same call goes on with it.
     """
     source = Path(source)
     if not source.is_dir():
@@ -145,36 +158,72 @@ def prepare_files(
 def write_all(
     files: Iterable[Path], read: Read, out: Path, config: PhysioMAEConfig, options: PrepareOptions
 ) -> dict[str, Any]:
-    """Read, cut and write one recording after the other into a folder that appears when all of it is there."""
+    """Read, cut and write one recording after the other into a folder that appears when all of it is there.
+
+    Until then it is a hidden folder beside `out`; the same call goes on in it after what a stopped one has written.
+    """
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; choose a new folder.")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    counts = Counts()
-    try:
-        for path in progress(list(files), description="recordings", unit="recordings", quiet=options.quiet):
+    files, partial = list(files), out.with_name(f".{out.name}.partial")
+    counts, done = _go_on(partial, files, _settings(config, options))
+    for path in progress(files[done:], description="recordings", unit="recordings", quiet=options.quiet):
+        try:
             _add(partial, path, read, counts, options)
-        splits = options.splits or make_splits([row["subject"] for row in counts.shards], options.seed)
-        report = counts.report(splits)
-        write_index(partial, config, counts.shards, splits)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        except InputError:
+            if not counts.read:
+                shutil.rmtree(partial)
+            raise
+    splits = options.splits or make_splits([row["subject"] for row in counts.shards], options.seed)
+    report = counts.report(splits)
+    write_index(partial, config, counts.shards, splits)
+    for name in (PLAN, DONE):
+        (partial / name).unlink(missing_ok=True)
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
     return report
 
 
+def _settings(config: PhysioMAEConfig, options: PrepareOptions) -> dict[str, Any]:
+    """What decides the shards beside the recordings."""
+    plain = {"stages_only": options.stages_only, "skip_bad": options.skip_bad, "config": config.to_dict()}
+    return json.loads(json.dumps(plain))
+
+
+def _identity(path: Path) -> list[Any]:
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def _go_on(partial: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> tuple[Counts, int]:
+    """Return the counts of a stopped run, and how many recordings it had done.
+
+    With other settings, or where a recording that was done has changed, all begins anew.
+    """
+    counts, path, done = Counts(), partial / PLAN, partial / DONE
+    same = path.is_file() and json.loads(path.read_text(encoding="utf-8")) == settings
+    rows = read_jsonl(done) if same and done.is_file() else []
+    if not same or [row["file"] for row in rows] != [_identity(file) for file in files[: len(rows)]]:
+        shutil.rmtree(partial, ignore_errors=True)
+        write_json(path, settings)
+        rows = []
+    for row in rows:
+        counts.add(row)
+    return counts, len(rows)
+
+
 def _add(folder: Path, path: Path, read: Read, counts: Counts, options: PrepareOptions) -> None:
+    """Prepare one recording; its line in the list of those that are done comes last."""
+    row: dict[str, Any]
     try:
         windows = read(path)
     except InputError as error:
         if not options.skip_bad:
             raise
-        counts.refused.append(str(error))
-        return
-    counts.read += 1
-    counts.dropped.update(windows.dropped)
-    counts.channels.update(f"{row['channel']} by {row['matched_by']}, {row['state']}" for row in windows.channels)
-    part = sum(row["subject"] == windows.subject for row in counts.shards)
-    counts.shards.append(write_shard(folder, windows, part))
+        row = {"refused": str(error)}
+    else:
+        channels = [f"{place['channel']} by {place['matched_by']}, {place['state']}" for place in windows.channels]
+        part = sum(row["subject"] == windows.subject for row in counts.shards)
+        shard = write_shard(folder, windows, part)
+        row = {"dropped": dict(windows.dropped), "channels": channels, "shard": shard}
+    counts.add(row)
+    append_jsonl(folder / DONE, {"file": _identity(path), **row})
