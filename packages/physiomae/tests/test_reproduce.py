@@ -110,6 +110,19 @@ def test_the_recorded_claims_are_those_of_the_kept_runs(tmp_path):
             assert claim.control.to_dict() == row["control"]
 
 
+def test_a_stopped_run_says_what_it_has(command, tmp_path):
+    status, _, error = command("reproduce", "--finished", "--out", tmp_path / "none", "--quiet")
+    assert status == 2
+    assert "no finished runs" in error
+    folder = tmp_path / "out" / "full" / "runs"
+    folder.mkdir(parents=True)
+    for one in made(0.1, 6):
+        (folder / f"{one['arm']}-{one['seed']}.json").write_text(json.dumps(one))
+    found = json.loads(command("reproduce", "--finished", "--out", tmp_path / "out", "--json", "--quiet")[1])
+    assert {row["claim"]: row["verdict"] for row in found}["watch: Modality dropout helps across tasks"] == "shown"
+    assert len(json.loads((tmp_path / "out" / "full" / "runs.json").read_text())) == 54
+
+
 @pytest.mark.slow
 def test_smoke_runs_every_arm_and_judges_nothing(tmp_path):
     claims = reproduce.reproduce(tmp_path, budget="smoke", seed=0)

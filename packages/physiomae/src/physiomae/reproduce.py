@@ -45,6 +45,7 @@ from typing import Any, Literal
 
 import torch
 from tenfold_shared.claims import ClaimResult
+from tenfold_shared.commands import InputError
 from tenfold_shared.files import atomic_write, write_json
 from tenfold_shared.progress import progress
 
@@ -175,6 +176,10 @@ def judge_finished(out: Path) -> list[ClaimResult]:
         out: Folder of `reproduce`.
     """
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "full" / "runs").glob("*.json"))]
+    if not runs:
+        raise InputError(
+            f"no finished runs in {out / 'full' / 'runs'}; `physiomae reproduce --budget full` makes them."
+        )
     keep_runs(out / "full" / "runs.json", runs)
     return verdicts.judge(runs, out, budget="full", seconds=sum(run["seconds"] for run in runs))
 
