@@ -188,8 +188,3 @@ def keep_runs(path: Path, runs: Sequence[dict[str, Any]]) -> None:
     """Write all runs as one file, a line each; `results/runs.json` is that of the recorded run."""
     with atomic_write(path, "w") as file:
         file.write("[\n" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "\n]\n")
-
-
-def recorded_runs() -> list[dict[str, Any]]:
-    """Return the runs of the recorded experiment."""
-    return json.loads(resources.files("physiomae").joinpath("results", "runs.json").read_text("utf-8"))
