@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -114,10 +115,12 @@ def test_embed_and_stage_with_some_sensors(folder, command, tmp_path):
 
 
 def test_oracle_and_presets(command):
-    rows = json.loads(command("simulate", "--oracle", "--informativeness", "one", "--json")[1])
-    assert len(rows) == 15
-    assert rows[-1]["available"] == "eeg+eog+emg+resp"
-    assert rows[-1]["stage"] > rows[0]["stage"] > 0.5
+    rows = json.loads(command("simulate", "--oracle", "--coupling", "0.9", "--informativeness", "one", "--json")[1])
+    published = json.loads(resources.files("physiomae").joinpath("results", "oracle.json").read_text("utf-8"))[8]
+    assert (published["coupling"], published["informativeness"]) == (0.9, "one")
+    assert [row.pop("available") for row in rows] == list(published["accuracy"])
+    for row, expected in zip(rows, published["accuracy"].values(), strict=True):
+        assert row == pytest.approx(expected, abs=2e-4), "the published oracle, computed again"
     assert set(json.loads(command("presets", "--json")[1])) == {"sleep", "sleep_small", "watch", "simulator", "tiny"}
 
 

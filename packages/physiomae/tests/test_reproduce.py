@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from physiomae import reproduce, verdicts
+from physiomae import figures, reproduce, verdicts
 from physiomae.config import OBJECTIVES, PRESETS
 from physiomae.experiment import ARMS, MAIN_CELL, WATCH, Job, num_steps, run, window_macs
 from tenfold_shared.claims import read_recorded
@@ -101,7 +101,7 @@ def test_a_run_is_made_once_and_is_the_same_again(tmp_path):
 def test_the_recorded_claims_are_those_of_the_kept_runs(tmp_path):
     recorded = read_recorded("physiomae")
     assert recorded is not None
-    again = verdicts.judge(reproduce.recorded_runs(), tmp_path, budget="full", seconds=0.0)
+    again = verdicts.judge(figures.recorded_runs(), tmp_path, budget="full", seconds=0.0)
     assert [claim.claim for claim in again] == [row["claim"] for row in recorded["claims"]]
     for claim, row in zip(again, recorded["claims"], strict=True):
         assert claim.verdict == row["verdict"], claim.claim
@@ -110,8 +110,22 @@ def test_the_recorded_claims_are_those_of_the_kept_runs(tmp_path):
             assert claim.control.to_dict() == row["control"]
 
 
+def test_a_stopped_run_says_what_it_has(command, tmp_path):
+    status, _, error = command("reproduce", "--finished", "--out", tmp_path / "none", "--quiet")
+    assert status == 2
+    assert "no finished runs" in error
+    folder = tmp_path / "out" / "full" / "runs"
+    folder.mkdir(parents=True)
+    for one in made(0.1, 6):
+        (folder / f"{one['arm']}-{one['seed']}.json").write_text(json.dumps(one))
+    found = json.loads(command("reproduce", "--finished", "--out", tmp_path / "out", "--json", "--quiet")[1])
+    assert {row["claim"]: row["verdict"] for row in found}["watch: Modality dropout helps across tasks"] == "shown"
+    assert len(json.loads((tmp_path / "out" / "full" / "runs.json").read_text())) == 54
+
+
 @pytest.mark.slow
 def test_smoke_runs_every_arm_and_judges_nothing(tmp_path):
     claims = reproduce.reproduce(tmp_path, budget="smoke", seed=0)
     assert {claim.verdict for claim in claims} == {"not judged", "not attempted"}
+    assert {"watch-scores.svg", "recorded-watch-scores.svg", "recorded-map.svg"} <= set(claims[0].figures)
     assert len(list((tmp_path / "smoke" / "runs").glob("*.json"))) == 9 + 7

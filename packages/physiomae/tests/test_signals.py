@@ -197,6 +197,8 @@ def test_a_modality_that_a_subject_lacks_is_absent_in_its_rows(shards):
     assert batch.present["ecg"][~lacking].all()
     assert np.bincount(labels["stage"].astype(int)).tolist() == [45, 0, 0, 0, 45]
     assert np.isnan(labels["age"]).all()
+    for part in ShardSource(shards[0]).batches(1, 0, 0):
+        assert list(part.signals) == ["eeg", "ecg"], "in training every modality has its place"
 
 
 def test_an_index_whose_split_was_changed_is_refused(shards):

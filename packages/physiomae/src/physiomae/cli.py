@@ -81,14 +81,17 @@ class Reproduce(Output):
     """smoke (15 s), laptop (a minute), full (half an hour on one core)."""
     seed: int = 0
     """First subject that is left out, first seed of the simulator."""
+    finished: bool = False
+    """Make no runs; judge those of a full budget that --out holds."""
 
     def run(self) -> None:
         """Measure, write claims.json and print the claims."""
         from tenfold_shared.verbs import report_claims
 
-        from physiomae.reproduce import reproduce
+        from physiomae.reproduce import judge_finished, reproduce
 
-        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        work = judge_finished if self.finished else partial(reproduce, budget=self.budget, seed=self.seed)
+        report_claims(work, self.out, json=self.json)
 
 
 def main() -> None:

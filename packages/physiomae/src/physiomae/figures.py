@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,19 @@ COUPLINGS, SPREADS = ("0", "0.45", "0.9"), ("even", "graded", "one")
 Runs = Mapping[str, Mapping[str, Mapping[int, dict[str, Any]]]]
 
 
-def draw_all(out: Path, found: Runs) -> list[str]:
-    """Draw what the runs have: scores of all arms, attention, the simulator's map; return the files' names."""
+def recorded_runs() -> list[dict[str, Any]]:
+    """Return the runs of the recorded experiment."""
+    return json.loads(resources.files("physiomae").joinpath("results", "runs.json").read_text("utf-8"))
+
+
+def draw_all(out: Path, found: Runs, prefix: str = "") -> list[str]:
+    """Draw what the runs have: scores of all arms, attention, the simulator's map; return the files' names.
+
+    Args:
+        out: Folder.
+        found: Runs by cell, arm and seed.
+        prefix: Of the files' names.
+    """
     files = []
     for cell, name in ((WATCH, "watch"), (MAIN_CELL, "simulator")):
         if cell not in found:
@@ -29,12 +42,12 @@ def draw_all(out: Path, found: Runs) -> list[str]:
             title: {arm: [measure(run) for run in runs.values()] for arm, runs in found[cell].items()}
             for title, measure in measures
         }
-        draw_scores(out / f"{name}-scores.svg", scores, "mean score of three probes")
-        draw_attention(out / f"{name}-attention.svg", attention_of(found[cell], name))
-        files += [f"{name}-scores.svg", f"{name}-attention.svg"]
+        draw_scores(out / f"{prefix}{name}-scores.svg", scores, "mean score of three probes")
+        draw_attention(out / f"{prefix}{name}-attention.svg", attention_of(found[cell], name))
+        files += [f"{prefix}{name}-scores.svg", f"{prefix}{name}-attention.svg"]
     if all(cell in found and len(found[cell]) > 1 for cell in CELLS):
-        draw_map(out / "map.svg", maps_of(found), SPREADS, COUPLINGS)
-        files.append("map.svg")
+        draw_map(out / f"{prefix}map.svg", maps_of(found), SPREADS, COUPLINGS)
+        files.append(f"{prefix}map.svg")
     return files
 
 

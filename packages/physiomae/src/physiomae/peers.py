@@ -43,6 +43,7 @@ def measure(rounds: int, batch: int, seconds: int) -> dict[str, object]:
     """Time BIOT in this process, on one thread."""
     import torch
 
+    torch.version.cuda = None  # torchaudio refuses a torch of another CUDA, which matters to no CPU
     BIOT = importlib.import_module("braindecode.models").BIOT  # there, not here
 
     torch.set_num_threads(1)

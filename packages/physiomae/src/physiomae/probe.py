@@ -93,10 +93,9 @@ def fit_probe(
     """
     if kind == "classes" and len(np.unique(labels)) < 2:
         raise InputError(f"a probe needs two classes, the training labels hold {np.unique(labels).tolist()}.")
-    with np.errstate(invalid="ignore"):
-        mean = np.nanmean(features, axis=0)
-    if not np.isfinite(mean).all():
+    if np.isnan(features).all(0).any():
         raise InputError("a feature is missing in all training windows; train on windows that have every modality.")
+    mean = np.nanmean(features, axis=0)
     filled = np.where(np.isnan(features), mean, features)
     scale = filled.std(0)
     scale = np.where(scale > 1e-8, scale, 1.0)

@@ -45,6 +45,7 @@ from typing import Any, Literal
 
 import torch
 from tenfold_shared.claims import ClaimResult
+from tenfold_shared.commands import InputError
 from tenfold_shared.files import atomic_write, write_json
 from tenfold_shared.progress import progress
 
@@ -175,6 +176,10 @@ def judge_finished(out: Path) -> list[ClaimResult]:
         out: Folder of `reproduce`.
     """
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "full" / "runs").glob("*.json"))]
+    if not runs:
+        raise InputError(
+            f"no finished runs in {out / 'full' / 'runs'}; `physiomae reproduce --budget full` makes them."
+        )
     keep_runs(out / "full" / "runs.json", runs)
     return verdicts.judge(runs, out, budget="full", seconds=sum(run["seconds"] for run in runs))
 
@@ -183,8 +188,3 @@ def keep_runs(path: Path, runs: Sequence[dict[str, Any]]) -> None:
     """Write all runs as one file, a line each; `results/runs.json` is that of the recorded run."""
     with atomic_write(path, "w") as file:
         file.write("[\n" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "\n]\n")
-
-
-def recorded_runs() -> list[dict[str, Any]]:
-    """Return the runs of the recorded experiment."""
-    return json.loads(resources.files("physiomae").joinpath("results", "runs.json").read_text("utf-8"))

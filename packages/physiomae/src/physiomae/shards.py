@@ -159,14 +159,17 @@ class ShardSource:
         for number in range(self.num_windows // batch_size):
             samples = [next(shuffled) for _ in range(batch_size)]
             if number >= skip:
-                yield self.collate(samples[rows])
+                yield self.collate(samples[rows], every=True)
 
-    def collate(self, samples: list[Sample]) -> MultimodalBatch:
-        """Decode samples into a batch; a modality that none of them has is left out."""
+    def collate(self, samples: list[Sample], *, every: bool = False) -> MultimodalBatch:
+        """Decode samples into a batch; a modality that none of them has is left out, unless `every` is wanted.
+
+        Training wants every one, so that all processes draw the same numbers whatever their rows lack.
+        """
         decoded = [decode(sample) for sample in samples]
         arrays = {}
         for modality in self.config.modalities:
-            if any(modality.name in arrays_ for arrays_, _ in decoded):
+            if every or any(modality.name in arrays_ for arrays_, _ in decoded):
                 shape = len(modality.channels), self.config.window_samples(modality)
                 absent = np.full(shape, np.nan, np.float32)
                 arrays[modality.name] = np.stack([arrays_.get(modality.name, absent) for arrays_, _ in decoded])

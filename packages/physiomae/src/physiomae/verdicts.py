@@ -12,7 +12,7 @@ from tenfold_shared.claims import ClaimResult, Evidence, PaperValue
 from tenfold_shared.commands import InputError
 
 from physiomae.experiment import CELLS, MAIN_CELL, WATCH
-from physiomae.figures import draw_all
+from physiomae.figures import draw_all, recorded_runs
 from physiomae.scores import OURS, Measure, Run, look, score_all, score_missing, score_task, whole
 
 PAPER = "physiomae"
@@ -115,6 +115,8 @@ def judge(runs: Sequence[Run], out: Path, *, budget: Budget, seconds: float) -> 
     if not found:
         raise InputError("no runs to judge.")
     figures = draw_all(out, found)
+    if budget != "full":
+        figures += draw_all(out, arrange(recorded_runs()), "recorded-")
     rest: dict[str, Any] = {"budget": budget, "seconds": seconds, "figures": tuple(figures)}
     claims = []
     for cell, world, evidence in ((WATCH, "watch", "real"), (MAIN_CELL, "simulator", "synthetic")):
@@ -166,7 +168,7 @@ def map_claims(cell: str, arms: Mapping[str, Mapping[int, Run]], rest: dict[str,
     coupling, spread = cell.split("-")
     where = f"map, coupling {coupling}, {spread}: "
     every = "mean score of three probes, all modalities"
-    data = "simulator (synthetic only), three seeds a cell, five in the main one"
+    data = "simulator (synthetic only); one seed says at most a direction"
     rows = (
         Pair("dropout helps", OURS, "mae", every, score_all, ALL_EFFECT),
         Pair("contrastive late fusion is worse", OURS, "contrastive_loo", every, score_all, ALL_EFFECT),
