@@ -12,7 +12,7 @@ import torch
 from vfm_transfer import PRESETS, from_pretrained, run
 from vfm_transfer.config import Schedule
 from vfm_transfer.images import FileImages, list_images, open_labelled, open_segmentation
-from vfm_transfer.pipeline import Replaced, RunData, compare
+from vfm_transfer.pipeline import Draws, Replaced, RunData, compare
 
 TINY = PRESETS["tiny"]
 
@@ -162,7 +162,7 @@ def test_a_comparison_is_paired_by_draw(data, tmp_path):
     config = replace(
         TINY, teach=short, transfer=replace(TINY.transfer, schedule=replace(short, views=1)), finetune=short
     )
-    found = compare(config, data, tmp_path, arms=("oriented", "scratch"), seeds=(0, 1, 2), per_class=2)
+    found = compare(config, data, tmp_path, arms=("oriented", "scratch"), draws=Draws((0, 1, 2), 2))
     first, second = found["rows"]
     assert (first["ahead"], first["low"], first["high"]) == (0, 0, 0)
     gaps = np.array(first["per_seed"]) - np.array(second["per_seed"])

@@ -345,15 +345,15 @@ class Compare(_WithData):
 
     def run(self) -> None:
         """Run, write the report, print its table."""
-        from vfm_transfer.pipeline import compare
+        from vfm_transfer.pipeline import Draws, compare
         from vfm_transfer.report import table_rows, to_html, to_markdown
 
         if self.seeds < 1 or not self.arms:
             raise InputError("a comparison needs at least one arm and one seed.")
         config, data, device = self.open()
         first = self.settings.seed
-        seeds = range(first, first + self.seeds)
-        found = compare(config, data, self.out, arms=self.arms, seeds=seeds, per_class=self.per_class, device=device)
+        draws = Draws(tuple(range(first, first + self.seeds)), self.per_class)
+        found = compare(config, data, self.out, arms=self.arms, draws=draws, device=device)
         for suffix, kind, write in ((".html", "html", to_html), (".md", "markdown", to_markdown)):
             if self.format in (kind, "both"):
                 with atomic_write(self.out / f"report{suffix}", "w") as file:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from tenfold_shared.files import atomic_write, write_json
 from tenfold_shared.progress import progress
 
 from vfm_transfer.images import Images
-from vfm_transfer.networks import Network
 from vfm_transfer.views import apply_views
+
+if TYPE_CHECKING:
+    from vfm_transfer.networks import Network
 
 __all__ = ["Embeddings", "embed", "fingerprint", "open_embeddings", "save_embeddings"]
 

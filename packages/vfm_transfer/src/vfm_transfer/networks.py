@@ -6,8 +6,6 @@ import importlib
 from dataclasses import replace
 from typing import Any
 
-import timm
-import timm.data.config
 import torch
 import torch.nn.functional as F
 from tenfold_shared.commands import require_extra, unknown_name
@@ -66,7 +64,7 @@ class TimmBackbone(nn.Module):
         self.model = _create_timm(name, size, pretrained, keep_classifier)
         self.classifier = self.model.get_classifier() if keep_classifier else None
         self.model.reset_classifier(0)
-        config = timm.data.config.resolve_model_data_config(self.model)
+        config = _timm("timm.data.config").resolve_model_data_config(self.model)
         self.defaults = (config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
         with torch.no_grad():
             was = self.model.training
@@ -84,7 +82,13 @@ class TimmBackbone(nn.Module):
         return pooled, features
 
 
+def _timm(module: str = "timm") -> Any:
+    """Import timm when it is needed: it takes longer than all the rest."""
+    return importlib.import_module(module)
+
+
 def _create_timm(name: str, size: int, pretrained: bool, keep_classifier: bool) -> Any:
+    timm = _timm()
     if not timm.is_model(name):
         raise unknown_name("model of timm", name, timm.list_models())
     options: dict[str, Any] = {"pretrained": pretrained} | ({} if keep_classifier else {"num_classes": 0})
@@ -286,7 +290,7 @@ def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier
     source, separator, name = full.partition(":")
     if not separator:
         source, name = "timm", full
-        if not timm.is_model(name):
+        if not _timm().is_model(name):
             raise unknown_name("backbone", name, [*SHORT_NAMES, *(f"{s}:NAME" for s in ("timm", "callable"))])
     if source not in SOURCES:
         raise unknown_name("source of backbones", source, list(SOURCES))

@@ -254,14 +254,26 @@ def _start(config: RunConfig, pretrained: Artefact | None, num_classes: int, sch
     return _seeded(schedule, lambda: found.new_head(num_classes))
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Label draws of a comparison.
+
+    Attributes:
+        seeds: Of draws, weights and order.
+        per_class: Labels of each class that a draw takes; 0 takes all.
+    """
+
+    seeds: tuple[int, ...]
+    per_class: int = 0
+
+
 def compare(
     config: RunConfig,
     data: RunData,
     out: str | Path,
     *,
     arms: Sequence[Arm],
-    seeds: Sequence[int],
-    per_class: int = 0,
+    draws: Draws,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Run arms side by side on several label draws, and compare each with the first one, paired by draw.
@@ -273,8 +285,7 @@ def compare(
         data: With test images.
         out: Folder; gets a folder for each run and `comparison.json`.
         arms: The first is what the others are compared with.
-        seeds: Of draws, weights and order.
-        per_class: Labels of each class that a draw takes; 0 takes all.
+        draws: Seeds, and labels of each class.
         device: Of torch.
 
     Returns:
@@ -284,8 +295,8 @@ def compare(
     if data.test is None:
         raise InputError("a comparison needs test images.")
     out, found = Path(out), {arm: [] for arm in arms}
-    for seed in seeds:
-        drawn = replace(data, labelled=draw(data.labelled, per_class, seed)) if per_class else data
+    for seed in draws.seeds:
+        drawn = replace(data, labelled=draw(data.labelled, draws.per_class, seed)) if draws.per_class else data
         for arm in arms:
             folder = out / f"{arm}-s{seed}"
             found[arm].append(run(with_seed(replace(config, arm=arm), seed), drawn, folder, device=device))
@@ -305,7 +316,7 @@ def compare(
                 "flops": float(np.mean([result["total_flops"] for result in results])),
             }
         )
-    report = {"metric": found[arms[0]][0]["metric"], "reference": arms[0], "seeds": list(seeds), "rows": rows}
+    report = {"metric": found[arms[0]][0]["metric"], "reference": arms[0], "seeds": list(draws.seeds), "rows": rows}
     write_json(out / "comparison.json", plain_json(report))
     return report
 
