@@ -21,7 +21,8 @@ Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU
 120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps
 for every arm. Further rows: ViT, fine-tuning with layer decay and drop path, depth, detection, retrieval, tiers.
 Five paired seeds (weights, order, caption noise) for `PRIMARY`, one for the others, whose rows can show a direction at
-most; tasks called extras have two. The order is that of `plan_runs`; what exists is judged. Power check: nouns against shuffled.
+most; tasks called extras have two. The order is that of `plan_runs`; what exists is judged. Power check: nouns against
+shuffled.
 Laptop trains the headline's two arms with one seed at the recorded rates, and is held against the recorded seeds;
 smoke shows that it runs and judges nothing.
 """
