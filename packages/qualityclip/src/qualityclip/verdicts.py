@@ -186,7 +186,8 @@ def _ratios(results: Runs, rest: Mapping[str, Any], num_pairs: int) -> list[Clai
         sizes, ours, control = curves
         found = iso_performance_ratio(sizes, ours, control)
         bound = ", a lower bound" if found.at_least else ""
-        weak = [np.mean([run["mean_iou"] for run in results[arm]]) for arm in ("generic", "shuffled") if arm in results]
+        others = [results[arm] for arm in ("generic", "shuffled") if arm in results]
+        weak = [np.mean([run["mean_iou"] for run in runs]) for runs in others]
         caveat = f" {WEAK_CONTROL}" if max(weak, default=0) >= control[:, -1].mean() else ""
         claims.append(
             ClaimResult.compare(
