@@ -198,7 +198,8 @@ def _ratios(results: Runs, rest: Mapping[str, Any], num_pairs: int) -> list[Clai
                 control=[1.0] * len(found.per_seed),
                 control_name=f"{NOISY}, all {sizes[-1] * unit:g}",
                 minimum_effect=(DATA.value - 1) / 2,
-                note=f"Of the mean curves {found.ratio:.3g}, bootstrap [{found.low:.3g}, {found.high:.3g}]{bound}.{caveat}",
+                note=f"Of the mean curves {found.ratio:.3g}, bootstrap [{found.low:.3g}, {found.high:.3g}]{bound}."
+                + caveat,
                 **rest,
             )
         )
