@@ -45,6 +45,9 @@ def iso_performance_ratio(
         num_draws: Draws of the bootstrap.
         seed: Of the draws.
 
+    Returns:
+        The ratio of the mean curves with its interval, and that of each pair of seeds.
+
     Raises:
         ValueError: Sizes do not rise, shapes differ, or a score is not finite.
 

@@ -78,26 +78,22 @@ def iou_counts(found: np.ndarray, truth: np.ndarray, num_classes: int, ignore_in
     if ignore_index is not None:
         counted = truth != ignore_index
         found, truth = found[counted], truth[counted]
-    in_truth = _count("target", truth, num_classes)
-    in_both = in_truth + _count("pred", found, num_classes)
-    return IouCounts(np.bincount(truth[found == truth], minlength=num_classes), in_both)
+    for name, labels in (("target", truth), ("pred", found)):
+        _check_labels(name, labels, num_classes)
+    # One count of pairs is quicker than picking out the pixels that agree.
+    joined = np.multiply(truth, num_classes, dtype=np.int64)
+    joined += found.astype(np.int64, copy=False)
+    pairs = np.bincount(joined, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return IouCounts(pairs.diagonal().copy(), pairs.sum(0) + pairs.sum(1))
 
 
-def _count(name: str, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count labels; `bincount` itself finds negative ones, and its length those that are too large."""
+def _check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
     if labels.dtype.kind not in "iub":
         raise ValueError(f"`{name}` must hold integer labels, found {labels.dtype}.")
-    try:
-        counts = np.bincount(labels, minlength=num_classes)
-    except (ValueError, TypeError):
-        counts = np.bincount(labels.astype(np.int64).clip(-1) + 1)[1:]
-        if (labels < 0).any():
-            raise ValueError(f"`{name}` holds the label {labels.min()}; labels begin with 0.") from None
-    if len(counts) > num_classes:
-        raise ValueError(
-            f"`{name}` holds the label {len(counts) - 1}, with {num_classes} classes; the last is one less."
-        )
-    return counts
+    if labels.size and labels.min() < 0:
+        raise ValueError(f"`{name}` holds the label {labels.min()}; labels begin with 0.")
+    if labels.size and labels.max() >= num_classes:
+        raise ValueError(f"`{name}` holds the label {labels.max()}, with {num_classes} classes; the last is one less.")
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU
 120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps
 for every arm. Further rows: ViT, fine-tuning with layer decay and drop path, depth, detection, retrieval, tiers.
 Five paired seeds (weights, order, caption noise) for `PRIMARY`, one for the others, whose rows can show a direction at
-most; tasks called extras have two. After two seeds of the former come the others, then further seeds one after the
-other; what exists is judged. Power check: nouns against shuffled.
+most; tasks called extras have two. The order is that of `plan_runs`; what exists is judged. Power check: nouns against
+shuffled.
 Laptop trains the headline's two arms with one seed at the recorded rates, and is held against the recorded seeds;
 smoke shows that it runs and judges nothing.
 """
@@ -49,6 +49,7 @@ Budget = Literal["smoke", "laptop", "full"]
 DEFAULT_RATE = 3e-3
 PRIMARY = ("nouns", "matched", "vit nouns", "vit mae", "nouns 0.1", "nouns 0.3")
 OTHERS = tuple(arm for arm in ARMS if arm not in PRIMARY)
+HEADLINE, NUM_CONTROLS = ("nouns", "matched"), 3
 FULL = Scale(PRIMARY, OTHERS, tune=True)
 SCALES: dict[str, Scale] = {
     "smoke": Scale(
@@ -98,11 +99,15 @@ def run_scale(out: Path, name: str, budget: Budget, seed: int) -> list[ClaimResu
 
 
 def plan_runs(scale: Scale, seed: int) -> list[tuple[str, int]]:
-    """Return (arm, seed) in order: two seeds of the main arms, the other arms, the main arms' further seeds."""
+    """Return (arm, seed) in order, so that a run that is cut short has what matters most.
+
+    Two seeds of the main arms and the strongest controls; all seeds of the headline's two arms, seed by seed; the rest.
+    """
     main = [(arm, seed + number) for number in range(scale.num_seeds) for arm in scale.arms]
     others = [(arm, seed + number) for number in range(scale.other_seeds) for arm in scale.other_arms]
-    start = 2 * len(scale.arms)
-    return main[:start] + others + main[start:]
+    headline = [job for job in main if job[0] in HEADLINE]
+    order = [*main[: 2 * len(scale.arms)], *others[:NUM_CONTROLS], *headline, *others, *main]
+    return list(dict.fromkeys(order))
 
 
 def judge(out: Path, results: verdicts.Runs, scale: Scale, *, budget: Budget, seconds: float) -> list[ClaimResult]:
