@@ -15,7 +15,7 @@ where MAE is compared. CLIP's loss, batches of 64, AdamW, cosine; steps as in `S
 named concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates: two
 trials (`Scale.rates`) of half the steps for each of nouns, matched and the ViTs on nouns, matched, MAE, supervised, by
 validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
-Primary: mIoU of a frozen linear head, nouns against matched (the strongest noisy control), MCi; minimum effect 0.01.
+Primary: mIoU of a frozen linear head, nouns against matched (noisy at equal length), MCi; minimum effect 0.01.
 Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU, 5.75 RMSE). Data efficiency:
 `iso_performance_ratio` of nouns on 0.1, 0.3 and 1 of the pairs (equal steps) against matched on all, and of both on 40,
 120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps
