@@ -75,6 +75,7 @@ def test_shared_layers_compute_what_equal_layers_compute():
 def test_time_of_all_layers_follows_from_that_of_a_few():
     assert Prefill(SMALL, 2).extrapolate(5.0, 1.0) == 9.0
     assert Prefill(SMALL).extrapolate(5.0, 1.0) == 5.0
+    assert Prefill(SMALL, 2).extrapolate(0.9, 1.0) == 1.0, "noise is no negative time"
 
 
 def test_operations_of_a_prefill_equal_those_counted():

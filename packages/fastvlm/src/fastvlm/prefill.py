@@ -47,7 +47,7 @@ class Prefill(nn.Module):
 
     def extrapolate(self, seconds: float, read_out_seconds: float) -> float:
         """Return the time of all layers from that of the `num_layers` that ran; layers are alike."""
-        layers = seconds - read_out_seconds
+        layers = max(0.0, seconds - read_out_seconds)  # both are measured, and noise can be larger than one layer
         return layers * self.config.num_layers / self.num_layers + read_out_seconds
 
 
