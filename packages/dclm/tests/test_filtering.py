@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dclm import filtering_arms as arms
 from dclm.authors import authors_claims, core_of, read_authors, scale_pairs
-from dclm.filtering_claims import FIXED, KEY, NAMES, filtering_claims
+from dclm.filtering_claims import FIXED, KEY, NAMES, SMALL_SIZE, filtering_claims, recorded_arms
 from dclm.filtering_data import ARMS, load_prepared, save_prepared
 from dclm.filtering_experiment import (
     EXPERIMENT,
@@ -21,6 +21,7 @@ from dclm.filtering_experiment import (
 )
 from dclm.filtering_pool import PACKAGES, build_pool_files
 from dclm.scores import aggregate
+from tenfold_shared.claims import read_recorded
 from tenfold_shared.commands import InputError
 
 PROSE = "It was a fine morning and the people of the town walked along the river with their children number {}."
@@ -190,6 +191,17 @@ def test_a_run_without_judged_seeds_shows_directions_only(prepared):
     assert len(rows[FIXED].ours.per_seed) == 3 and "cut off before its judged seeds" in rows[FIXED].note
     assert rows[FIXED].difference.mean == pytest.approx(0.05)
     assert all(len(row.ours.per_seed) == 1 for claim, row in rows.items() if claim != FIXED)
+
+
+def test_the_recorded_run_gives_its_arms_again():
+    """Eight arms with five seeds; the best control and the classifier are those of the recorded claims."""
+    recorded = read_recorded("dclm")
+    found = recorded_arms(recorded)
+    assert set(found) == set(ARMS) and {len(values) for values in found.values()} == {5}
+    row = next(row for row in recorded["claims"] if row["claim"] == KEY + SMALL_SIZE)
+    differences = [control - ours for ours, control in zip(found["classifier"], found["random"], strict=True)]
+    assert differences == pytest.approx(row["difference"]["per_seed"]) and row["control_name"] == NAMES["random"]
+    assert recorded_arms(None) == {}
 
 
 def test_the_primary_metric_by_hand():

@@ -173,3 +173,21 @@ def full_claims(found: Mapping[str, Any], figures: Path | None = None, where: st
         )
         rows[0] = replace(rows[0], figures=("arms.svg",))
     return rows
+
+
+def recorded_arms(recorded: Mapping[str, Any] | None, where: str = SMALL_SIZE) -> dict[str, list[float]]:
+    """Return bits per byte of every arm, by seed, from the recorded claims of one size.
+
+    Args:
+        recorded: What `read_recorded` gives; None gives nothing.
+        where: What the claims' words end with.
+    """
+    controls = {name: arm for arm, name in NAMES.items()}
+    arms: dict[str, list[float]] = {}
+    rows = {row["claim"]: row for row in (recorded or {"claims": []})["claims"]}
+    for claim, ours, _, _ in ROWS:
+        row = rows.get(claim + where)
+        if row is not None and row["ours"] is not None and row["control"] is not None:
+            arms[ours] = [-value for value in row["ours"]["per_seed"]]
+            arms[controls[row["control_name"]]] = [-value for value in row["control"]["per_seed"]]
+    return arms

@@ -23,11 +23,12 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tenfold_shared.claims import ClaimResult, PaperValue
+from tenfold_shared.claims import ClaimResult, PaperValue, read_recorded
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.files import cache_dir
 from tenfold_shared.progress import progress
@@ -39,8 +40,9 @@ from dclm.dedup.bloom import bloom, count_ngrams
 from dclm.dedup.bloom_filter import BloomFilter
 from dclm.document import Document
 from dclm.extract import extract
+from dclm.filtering_claims import recorded_arms
 from dclm.language import detect_language
-from dclm.plots import draw_shares
+from dclm.plots import draw_arms, draw_shares
 from dclm.sample import sample_pool
 from dclm.words import Hashes
 
@@ -115,7 +117,11 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         figures=("kept.svg",),
         note=f"Users of the reference report 90-98 % removed ({ISSUE}); with its alarm on, our filter stops instead.",
     )
-    rows = [trap, _encodings(pages, seeds, budget), *_filtering(out, budget), *authors_claims(budget)]
+    filtering = _filtering(out, budget)
+    if filtering and budget != "full" and (arms := recorded_arms(read_recorded("dclm"))):
+        draw_arms(out / "recorded-arms.svg", arms)
+        filtering[0] = replace(filtering[0], figures=("recorded-arms.svg",))
+    rows = [trap, _encodings(pages, seeds, budget), *filtering, *authors_claims(budget)]
     return rows + _not_attempted({row.claim for row in rows})
 
 

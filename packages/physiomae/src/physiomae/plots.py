@@ -13,6 +13,7 @@ from tenfold_shared.files import atomic_write
 from physiomae.config import STAGES
 from physiomae.embed import Hypnogram
 
+DARK = 0.6  # of the strongest colour, from which on numbers are white
 _SHOWN = ("W", "R", "N1", "N2", "N3")  # from the top, as hypnograms are drawn
 _STYLE = {"svg.hashsalt": "physiomae", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -129,5 +130,6 @@ def draw_map(path: Path, maps: Mapping[str, np.ndarray], rows: Sequence[str], co
         axis.set_xticks(range(len(columns)), columns)
         axis.set_yticks(range(len(rows)), rows)
         for (row, column), value in np.ndenumerate(values):
-            axis.text(column, row, f"{value:+.3f}", ha="center", va="center")
+            colour = "white" if abs(value) > DARK * most else "black"
+            axis.text(column, row, f"{value:+.3f}", ha="center", va="center", color=colour)
     _save(path, pyplot, figure)
