@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class DropPath(nn.Module):
         return x * torch.empty(shape, device=x.device, dtype=x.dtype).bernoulli_(1 - self.rate) / (1 - self.rate)
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """What heads build on: maps from fine to coarse.
 
     Attributes:
@@ -44,17 +45,17 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     num_layers: int
 
+    @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps [batch, channels, height, width] of pictures [batch, 3, height, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """Return the blocks in order, for drop path."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_of(self, name: str) -> int:
         """Return the layer of a parameter: 0 for embeddings and stem, `num_layers` + 1 for what follows the last."""
-        raise NotImplementedError
 
 
 class ViTBackbone(Backbone):
