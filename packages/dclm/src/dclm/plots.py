@@ -57,7 +57,7 @@ def draw_arms(path: Path, values: Mapping[str, Sequence[float]]) -> None:
     with plt.rc_context(settings):
         figure, axes = plt.subplots(layout="constrained")
         for place, arm in enumerate(order):
-            axes.scatter(values[arm], [place] * len(values[arm]))
+            axes.scatter(values[arm], [place] * len(values[arm]), color="C0")
         axes.set_yticks(range(len(order)), order)
         axes.set_xlabel("bits per byte (B, C and gold answers), lower is better")
         best = order[-1]
