@@ -115,6 +115,18 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(config, arrays):
         fit(build(config, settings()), ArraySource(config, arrays), settings())
 
 
+def test_the_command_says_so_in_one_sentence(command, tmp_path):
+    from physiomae.recordings_simulated import write_recordings
+    from physiomae.simulator import SimulatorConfig
+
+    write_recordings(SimulatorConfig(num_subjects=8, num_windows=4), tmp_path / "r")
+    assert command("prepare", "files", tmp_path / "r", tmp_path / "w", "--preset", "simulator", "--quiet")[0] == 0
+    line = ("train", tmp_path / "w", "--preset", "tiny", "--batch-size", "4", "--steps", "20", "--lr", "1e30")
+    status, _, error = command(*line, "--out", tmp_path / "m", "--device", "cpu", "--quiet")
+    assert status == 2
+    assert "the loss is nan at step" in error and "Traceback" not in error
+
+
 def test_too_few_windows_for_a_batch(config, arrays):
     with pytest.raises(ValueError, match="6 windows are fewer than a batch of 7"):
         next(stream(ArraySource(config, arrays), 7, 0))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tenfold_shared.commands import InputError
 from tenfold_shared.files import write_json
 from tenfold_shared.logs import MetricsWriter
 from tenfold_shared.progress import progress
@@ -36,6 +37,10 @@ from physiomae.sources import Source, stream
 logger = logging.getLogger(__name__)
 BETAS = (0.9, 0.98)
 LOG_EVERY = 20
+
+
+class NotFiniteError(InputError, FloatingPointError):
+    """The loss is nan or infinite: a rate that is too high, or data that are too large."""
 
 
 class Objective(nn.Module):
@@ -133,7 +138,7 @@ class Run:
         on_device = Draws(*(value.to(self.device) for value in vars(draws).values()))
         parts = self.losses(batch.to(self.device), on_device)
         if not torch.isfinite(parts["loss"]):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"the loss is {parts['loss'].item()} at step {step}, learning rate {self.rate(step):.2g}; lower it."
             )
         self.optimiser.zero_grad()
@@ -195,7 +200,7 @@ def train(
 
     Raises:
         InputError: `out` holds a run with other settings.
-        FloatingPointError: The loss is not finite.
+        NotFiniteError: The loss is not finite.
     """
     out = Path(out)
     processes = Processes.from_environment(device)
