@@ -130,15 +130,18 @@ def test_teachers_of_open_clip():
 
 
 def test_a_callable_is_a_teacher(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own_teacher.py").write_text(
         "from torch import nn\n\ndef features():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    network = build_network(NetworkConfig("callable:mine:features", 2, image_size=32))
+    network = build_network(NetworkConfig("callable:own_teacher:features", 2, image_size=32))
     pooled, patches = network.features(torch.rand(3, 3, 32, 32))
     assert pooled.shape == (3, 12) and patches.shape == (3, 12, 1, 1)
     with pytest.raises(ValueError, match="must be MODULE:FUNCTION"):
-        build_network(NetworkConfig("callable:mine", 2))
+        build_network(NetworkConfig("callable:own_teacher", 2))
+    for name in ("own_teacher:nothing", "no_such_module:features"):
+        with pytest.raises(ValueError, match="cannot be found"):
+            build_network(NetworkConfig(f"callable:{name}", 2))
 
 
 def test_each_network_has_an_input_of_its_own():

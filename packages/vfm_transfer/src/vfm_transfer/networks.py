@@ -180,7 +180,11 @@ class CallableBackbone(nn.Module):
         module, _, function = name.partition(":")
         if not function:
             raise ValueError(f"callable {name!r} must be MODULE:FUNCTION.")
-        self.model = getattr(importlib.import_module(module), function)()
+        try:
+            build = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"callable {name!r} cannot be found ({error}); is its folder on PYTHONPATH?") from error
+        self.model = build()
         self.defaults = (size or 224, *IMAGENET)
         with torch.no_grad():
             pooled, patches = self.eval()(torch.zeros(1, 3, self.defaults[0], self.defaults[0]))
