@@ -1,6 +1,6 @@
 """Learning efficiency: samples that plain and reinforced training need for equal retrieval, on OpenMoji.
 
-    mobileclip reproduce --budget full --parts learning          (two cores, about an hour)
+    mobileclip reproduce --budget full --parts learning          (about two hours of one core; goes on from finished runs)
 
 Fixed before the run. Data: 2,465 icons of OpenMoji and 7,188 Material Design icons at 64 pixels, split by base concept
 (variants of gender, flags and clocks, outlines and badges stay together); 1,200 concepts test, 300 validate, one icon
@@ -106,11 +106,11 @@ ARMS: dict[str, Arm] = {
 CONTROLS = (PLAIN, STRONG, SYNTHETIC)
 MAIN = (*CONTROLS, REINFORCED)
 EARLY = 150
-EVALUATIONS = (38, 75, EARLY, 300)
+EVALUATIONS = (38, 75, EARLY, 300, 600, 1000)
 PLANS: dict[Budget, Plan] = {
     "smoke": Plan(1, 3, (PLAIN, REINFORCED), num_augmentations=1, share=0.05),
     "laptop": Plan(1, EARLY, (PLAIN, REINFORCED)),
-    "full": Plan(5, 400, tuple(ARMS), tune=True),
+    "full": Plan(5, 1500, tuple(ARMS), tune=True),
 }
 EARLY_CLAIM = f"Reinforced training retrieves better than the strongest control after {EARLY * BATCH:,} samples"
 
