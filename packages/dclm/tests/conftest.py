@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from dclm import Document, RunOptions, read_documents, sample_pool, write_docume
 from dclm.extract import extract
 from dclm.scales import ModelConfig
 from dclm.tokens import TokenOptions, tokenize
+
+sys.path.insert(0, str(Path(__file__).parent))  # `dclm_process` serves two test files
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dclm_process
 import jax
 import numpy as np
 import pytest
@@ -147,38 +148,14 @@ def test_repeats_must_be_asked_for(config, token_folder, tmp_path):
     assert not (tmp_path / "training.json").exists()
 
 
-KILLED = """
-import os, sys
-os.environ.update(JAX_PLATFORMS="cpu", OMP_NUM_THREADS="1")
-from dclm.lmrun import LoopOptions, train
-from dclm.lmcheckpoint import Checkpoints
-from dclm.mesh import build_mesh
-from dclm.scales import TrainConfig
-from dclm.tokendata import MixedTokens
-from dclm.lmtrain import Trainer
-import json
-out, data, config, die = sys.argv[1], sys.argv[2], TrainConfig.from_dict(json.loads(sys.argv[3])), int(sys.argv[4])
-step, count = Trainer.step, [0]
-def dying(self, *arguments):
-    count[0] += 1
-    if count[0] == die:
-        os.kill(os.getpid(), 9)
-    return step(self, *arguments)
-Trainer.step = dying
-train(config, MixedTokens([data], seed=1), out, mesh=build_mesh(1), options=LoopOptions(checkpoint_every=2, quiet=True))
-"""
-
-
 @pytest.mark.slow
 def test_kill_minus_nine(config, token_folder, tmp_path):
     """Killed at the fourth update, then at the second of what is left: the same bytes as without."""
+    facts = (str(token_folder), json.dumps(config.to_dict()), str(tmp_path / "compiled"))
     for name, die, status in (("whole", 0, 0), ("killed", 4, -9), ("killed", 2, -9), ("killed", 0, 0)):
-        arguments = [str(tmp_path / name), str(token_folder), json.dumps(config.to_dict()), str(die)]
-        # The same single device every time: another number of them is another order of additions.
-        environment = {**os.environ, "XLA_FLAGS": ""}
-        command = [sys.executable, "-c", KILLED, *arguments]
-        done = subprocess.run(command, capture_output=True, env=environment, text=True)
-        assert done.returncode == status, done.stderr
+        process = dclm_process.start(dclm_process.train_and_die, str(tmp_path / name), *facts, die)
+        process.join()
+        assert process.exitcode == status
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 

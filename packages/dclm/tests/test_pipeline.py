@@ -5,12 +5,12 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import dclm_process
 import fsspec
 import numpy as np
 import pyarrow.parquet as pq
@@ -182,15 +182,6 @@ def test_the_page_is_one_file_that_loads_nothing(serial):
     assert page.count("<h2") == 1 + 3
 
 
-KILLED = """
-import sys
-from dclm import Recipe, RunOptions, run
-from dclm.config import Bloom, MinHash, RefinedWeb
-recipe = Recipe((RefinedWeb(), MinHash(), Bloom()))
-run(sys.argv[1:], recipe, out="out", options=RunOptions(quiet=True, resume=True))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_twenty_kills_give_the_same_bytes(text_shards, tmp_path, digest):
@@ -202,28 +193,26 @@ def test_twenty_kills_give_the_same_bytes(text_shards, tmp_path, digest):
     expected = digest(expected_folder / "documents")
     rng = random.Random(0)
     kills = attempts = 0
-    folder = tmp_path / "killed"
-    folder.mkdir()
+    out = tmp_path / "out"
     while kills < 20:
         attempts += 1
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *shards], cwd=folder)
-        begun = folder / "out" / "config.json"
-        while not begun.exists() and process.poll() is None:
+        process = dclm_process.start(dclm_process.clean, shards, out)
+        while not (out / "config.json").exists() and process.is_alive():
             time.sleep(0.002)
-        time.sleep(rng.uniform(0.0, 1.2))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
+        time.sleep(rng.uniform(0.0, 0.6))
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
             kills += 1
         else:  # it was done before: begin again
-            assert digest(folder / "out" / "documents") == expected
-            subprocess.run(["rm", "-r", "out"], cwd=folder, check=True)
+            assert digest(out / "documents") == expected
+            shutil.rmtree(out)
             continue
-        for name, value in digest(folder / "out").items():
+        for name, value in digest(out).items():
             if name.startswith("documents/") and "/." not in name:
                 assert expected[name.removeprefix("documents/")] == value
-    done = subprocess.run([sys.executable, "-c", KILLED, *shards], cwd=folder, check=False)
-    assert done.returncode == 0
-    final = {name: value for name, value in digest(folder / "out" / "documents").items() if not name.startswith(".")}
+    dclm_process.clean(shards, out)
+    final = {name: value for name, value in digest(out / "documents").items() if not name.startswith(".")}
     assert final == expected
 
 

@@ -3,11 +3,11 @@
 import csv
 import json
 import random
-import subprocess
-import sys
+import signal
 import time
 from dataclasses import replace
 
+import fastvlm_process
 import numpy as np
 import pytest
 import torch
@@ -186,24 +186,24 @@ def test_a_file_that_a_kill_tore_anywhere_goes_on(monkeypatch, tmp_path, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_killed_profile_keeps_what_it_measured(tmp_path):
-    options = ["--encoders", "fastvithd", "--resolutions", "64", "128", "192", "256", "--tiles", "1", "--rounds", "1"]
-    options += ["--language-models", "qwen2-0.5b", "--layers", "1", "--quiet", "--json", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "fastvlm", "profile", *options]
-    file = tmp_path / analysis.MEASUREMENTS
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 3):
-            time.sleep(0.005)
+def test_a_profile_killed_after_every_measurement_keeps_what_it_measured(tmp_path):
+    expected = fastvlm_process.profile_by_arithmetic(tmp_path / "whole", GRID, 0)
+    total = (tmp_path / "whole" / analysis.MEASUREMENTS).read_bytes().count(b"\n")
+    file = tmp_path / "killed" / analysis.MEASUREMENTS
+    before = b""
+    for _ in range(total - 1):
+        process = fastvlm_process.call(fastvlm_process.profile_by_arithmetic, tmp_path / "killed", GRID, 0.3)
+        whole = before[: before.rfind(b"\n") + 1]
+        while process.is_alive() and not (file.exists() and file.read_bytes().count(b"\n") > whole.count(b"\n")):
+            time.sleep(0.002)
         process.kill()
-    before = file.read_bytes()
-    assert 3 <= before.count(b"\n") < 9 and not (tmp_path / "profile.json").exists()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
-    whole = before[: before.rfind(b"\n") + 1]
-    assert file.read_bytes().startswith(whole)
-    rows = json.loads(done.stdout)["rows"]
-    assert [row["resolution"] for row in rows] == [64, 128, 192, 256]
-    assert json.loads((tmp_path / "profile.json").read_text())["rows"] == rows
+        process.join()
+        before = file.read_bytes()
+        assert process.exitcode == -signal.SIGKILL and before.startswith(whole)
+        assert not (tmp_path / "killed" / "profile.json").exists()
+    assert fastvlm_process.profile_by_arithmetic(tmp_path / "killed", GRID, 0) == expected
+    assert file.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert file.read_bytes() == (tmp_path / "whole" / analysis.MEASUREMENTS).read_bytes()
 
 
 def test_accuracies_replace_resolution_in_the_frontier(monkeypatch, tmp_path):
