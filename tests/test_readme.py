@@ -9,7 +9,7 @@ from pathlib import Path
 import contract
 import pytest
 from contract import ROOT, ROWS
-from tenfold_tools import tables
+from tenfold_tools import overview, tables
 
 # Why a block is not run: it is written after `console` in the block's first line.
 REASONS = {
@@ -74,6 +74,11 @@ def test_tables_are_those_of_the_recorded_run(row):
     text = (ROOT / "packages" / row.folder / "README.md").read_text()
     recorded = tables.recorded_file(ROOT / "packages" / row.folder)
     assert text == tables.fill(text, recorded), "write it anew: uv run python -m tenfold_tools.tables"
+
+
+def test_tables_of_the_top_readme_are_those_of_the_recorded_runs():
+    text = (ROOT / "README.md").read_text()
+    assert text == overview.fill(text, ROOT), "write it anew: uv run python -m tenfold_tools.tables"
 
 
 def test_blocks_that_hide_from_the_tests_are_found():

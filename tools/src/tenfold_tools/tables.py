@@ -3,7 +3,7 @@
     python -m tenfold_tools.tables
 
 fills what stands between `<!-- claims -->` and `<!-- /claims -->`, and between `<!-- benchmarks -->` and
-`<!-- /benchmarks -->`, in `packages/*/README.md`.
+`<!-- /benchmarks -->`, in `packages/*/README.md` and, with a row per paper (`overview`), in the top `README.md`.
 """
 
 import json
@@ -31,19 +31,24 @@ def render(claims: Sequence[ClaimResult]) -> str:
     """
     if not claims:
         return "No recorded run yet.\n"
-    rows = [HEADER, ("---",) * len(HEADER), *map(_row, claims)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    return join([HEADER, ("---",) * len(HEADER), *map(_row, claims)])
+
+
+def join(rows: Sequence[Sequence[str]]) -> str:
+    """Return the lines of a Markdown table; a cell may hold anything."""
+    lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def _row(claim: ClaimResult) -> tuple[str, ...]:
     paper = "" if claim.paper_value is None else f"{claim.paper_value.text} ({claim.paper_value.mark})"
-    control = f"{claim.control_name}: {_number(claim.control)}" if claim.control else claim.control_name
+    control = f"{claim.control_name}: {number(claim.control)}" if claim.control else claim.control_name
     metric = f"{claim.claim} ({claim.primary_metric})"
-    cells = (metric, paper, _number(claim.ours), control, claim.verdict, claim.evidence or "")
-    return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return metric, paper, number(claim.ours), control, claim.verdict, claim.evidence or ""
 
 
-def _number(estimate: Estimate | None) -> str:
+def number(estimate: Estimate | None) -> str:
+    """Return an estimate with its interval, four digits each; nothing for None."""
     if estimate is None:
         return ""
     if math.isnan(estimate.low):
@@ -63,8 +68,7 @@ def render_benchmarks(record: Mapping[str, Any]) -> str:
         rows.append((row["work"], row.get("unit", ""), f"{row['ours']:.4g}", peer, ratio, aim))
     machine = record["machine"]
     where = f"`{record['command']}`, {record['date']}, {machine['cpu']}, {machine['cores']} cores; smallest and largest"
-    table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
-    return f"{table}\n{where} round in brackets.\n"
+    return f"{join(rows)}\n{where} round in brackets.\n"
 
 
 def fill(readme: str, recorded: Path) -> str:
@@ -104,6 +108,15 @@ def recorded_file(folder: Path) -> Path:
     return sources[0] / "results" / "recorded.json"
 
 
-if __name__ == "__main__":
-    for file in Path(__file__).resolve().parents[3].glob("packages/*/README.md"):
+def main(root: Path) -> None:
+    """Write all tables of a repository."""
+    from tenfold_tools import overview
+
+    for file in root.glob("packages/*/README.md"):
         file.write_text(fill(file.read_text(), recorded_file(file.parent)))
+    top = root / "README.md"
+    top.write_text(overview.fill(top.read_text(), root))
+
+
+if __name__ == "__main__":
+    main(Path(__file__).resolve().parents[3])
