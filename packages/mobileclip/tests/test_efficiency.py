@@ -1,5 +1,6 @@
 """The learning-efficiency experiment: splits, captions, and judgement on curves made up for the purpose."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -20,6 +21,7 @@ from mobileclip.icon_data import noisy_captions, read_icons, split_icons
 from mobileclip.learning_curve import Curve
 from mobileclip.model import MobileCLIP
 from mobileclip.train import learning_rate
+from tenfold_shared.claims import ClaimResult, read_recorded
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +86,13 @@ def test_the_full_plan_has_all_arms_and_five_seeds():
 
 
 SAMPLES = np.array([100, 1_000, 10_000])
-FACTS = experiment._Facts("full", 1.0, "note.", "{}")
+FACTS = experiment._Facts("full", 1.0, "note.")
 
 
 def test_a_laptop_run_is_the_beginning_of_a_full_one():
     short, long = (plain_config(STUDENT, PLANS[budget].num_steps, seed=0) for budget in ("laptop", "full"))
     assert [learning_rate(step, short) for step in range(150)] == [learning_rate(step, long) for step in range(150)]
-    assert experiment.evaluation_steps(150) == experiment.evaluation_steps(400)[:3] == [38, 75, 150]
+    assert experiment.evaluation_steps(150) == experiment.evaluation_steps(1500)[:3] == [38, 75, 150]
     assert experiment.evaluation_steps(3) == [3]
 
 
@@ -152,6 +154,30 @@ def test_curves_are_kept(tmp_path):
     first.save(tmp_path / "a.npz")
     again = Curve.load(tmp_path / "a.npz")
     assert np.array_equal(again.ranks, first.ranks) and again.seconds_per_sample == first.seconds_per_sample
+
+
+def test_curves_of_a_comparison_are_kept(tmp_path):
+    curves = {PLAIN: [curve(i) for i in range(3)], REINFORCED: [curve(9)]}
+    learning_curve.write_curves(tmp_path / "all.json", curves, rates={PLAIN: 0.1})
+    again = learning_curve.read_curves(tmp_path / "all.json")
+    assert list(again) == [PLAIN, REINFORCED] and len(again[PLAIN]) == 3
+    for first, second in zip(curves[PLAIN], again[PLAIN], strict=True):
+        assert np.allclose(first.mrr, second.mrr, rtol=1e-15) and np.array_equal(first.samples, second.samples)
+        assert first.seconds_per_sample == second.seconds_per_sample
+
+
+def test_the_recorded_claims_follow_from_the_recorded_curves():
+    facts, curves = json.loads(experiment.RECORDED.read_text()), learning_curve.read_curves(experiment.RECORDED)
+    assert set(curves) == set(ARMS) == set(facts["rates"]) and facts["strongest"] in CONTROLS
+    assert all(len(curves[arm]) == PLANS["full"].seeds for arm in MAIN)
+    recorded = {row["claim"]: ClaimResult.from_dict(row) for row in read_recorded("mobileclip")["claims"]}
+    for control in (PLAIN, facts["strongest"]):
+        for seconds in (0.0, facts["teacher_seconds"]):
+            again = experiment._judge(control, curves, seconds, FACTS)
+            kept = recorded[again.claim]
+            assert kept.ours.per_seed == pytest.approx(again.ours.per_seed) and kept.verdict == again.verdict
+    again = experiment._judge_early(facts["strongest"], curves, FACTS)
+    assert recorded[again.claim].ours.per_seed == pytest.approx(again.ours.per_seed)
 
 
 def test_ranks_count_ties_against_the_student():

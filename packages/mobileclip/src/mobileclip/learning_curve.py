@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tenfold_shared.files import atomic_write
+from tenfold_shared.files import atomic_write, write_json
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,30 @@ class Curve:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             return cls(arrays["samples"], arrays["ranks"], float(arrays["seconds"]))
+
+
+def write_curves(path: Path, curves: Mapping[str, Sequence[Curve]], **facts: object) -> None:
+    """Write what a comparison measured as JSON: facts, and of each arm the MRR of every seed, in their order."""
+    arms = {
+        arm: {
+            "samples": runs[0].samples.tolist(),
+            "mrr": [run.mrr.tolist() for run in runs],
+            "seconds_per_sample": [run.seconds_per_sample for run in runs],
+        }
+        for arm, runs in curves.items()
+    }
+    write_json(path, {**facts, "arms": arms})
+
+
+def read_curves(path: Path) -> dict[str, list[Curve]]:
+    """Read what `write_curves` wrote; the mean is all that is left of the items, as if there were one."""
+    return {
+        arm: [
+            Curve(np.array(found["samples"]), np.array(mrr)[:, None], seconds)
+            for mrr, seconds in zip(found["mrr"], found["seconds_per_sample"], strict=True)
+        ]
+        for arm, found in json.loads(path.read_text())["arms"].items()
+    }
 
 
 def reciprocal_rank(scores: torch.Tensor) -> np.ndarray:

@@ -14,6 +14,8 @@ from matplotlib import pyplot as plt
 from tenfold_shared.claims import ClaimResult
 from tenfold_shared.files import atomic_write
 
+from mobileclip.learning_curve import Curve
+
 # The report recolours matplotlib's default colours, black and white for light and dark pages.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "tenfold", "axes.spines.top": False, "axes.spines.right": False}
 WIDTH_INCHES = 5.0
@@ -82,17 +84,18 @@ def _save(figure: plt.Figure, path: Path, title: str, description: str) -> None:
     plt.close(figure)
 
 
-def draw_efficiency(path: Path, curves: Mapping[str, tuple[np.ndarray, Sequence[np.ndarray]]]) -> None:
+def draw_efficiency(path: Path, curves: Mapping[str, Sequence[Curve]]) -> None:
     """Draw retrieval over samples seen, one line per arm: the mean over seeds with its range.
 
     Args:
         path: SVG file to write.
-        curves: Arm -> samples at each evaluation, and MRR of every seed.
+        curves: Arm -> a curve of every seed.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
-        for number, (arm, (samples, runs)) in enumerate(curves.items()):
-            values, colour = np.stack(runs), plt.get_cmap("tab20")(number)
+        for number, (arm, runs) in enumerate(curves.items()):
+            samples, values = runs[0].samples, np.stack([run.mrr for run in runs])
+            colour = plt.get_cmap("tab20")(number)
             axis.plot(samples, values.mean(0), marker="o", markersize=3, color=colour, label=arm)
             axis.fill_between(samples, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.set_xscale("log")
