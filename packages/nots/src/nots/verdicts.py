@@ -1,0 +1,2 @@
+"""x"""
+def judge(runs, out, *, budget, seconds): return []
