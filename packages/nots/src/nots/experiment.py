@@ -15,6 +15,7 @@ from tenfold_shared.files import write_json
 from torch import Tensor
 
 from nots.adapt import adapt, predict
+from nots.checkpoint import from_pretrained, save_pretrained
 from nots.classical import ESTIMATORS
 from nots.config import AdaptConfig, NoTSConfig, ObjectiveName, Readout, TrainConfig
 from nots.model import NoTS
@@ -114,12 +115,22 @@ def train_config(job: Job, sizes: Sizes) -> TrainConfig:
     return TrainConfig(objective, steps, size, job.rate, max(1, steps // 20), seed=job.seed)
 
 
-def pretrained(job: Job, sizes: Sizes) -> NoTS:
-    """Pretrain a job's trunk, or leave it random; the same seed gives all arms the same series and weights."""
+def pretrained(out: Path, job: Job, sizes: Sizes) -> NoTS:
+    """Pretrain a job's trunk, or leave it random; the same seed gives all arms the same series and weights.
+
+    Trunks are kept in `out/trunks`, for the real series.
+    """
     config = train_config(job, sizes)
     if ARMS[job.arm].objective is None:
         return build(sizes.model, config).model.eval()
-    return fit(sizes.model, config, pretraining_series(sizes.model.length, sizes.num_series, job.seed))
+    folder = out / "trunks" / f"{job.arm}-{job.seed}-{job.rate:g}"
+    if not job.tuning and (folder / "config.json").exists():
+        return from_pretrained(folder)
+    series = pretraining_series(sizes.model.length, sizes.num_series, job.seed)
+    trunk = fit(sizes.model, config, series)
+    if not job.tuning:
+        save_pretrained(trunk, folder)
+    return trunk
 
 
 def run(out: Path, job: Job, sizes: Sizes) -> dict[str, Any]:
@@ -132,7 +143,7 @@ def run(out: Path, job: Job, sizes: Sizes) -> dict[str, Any]:
     if job.arm == CLASSICAL:
         found = {**facts, "scores": {"classical": {"fbm": classical_scores(job.seed, sizes)}}}
     else:
-        trunk, config = pretrained(job, sizes), train_config(job, sizes)
+        trunk, config = pretrained(out, job, sizes), train_config(job, sizes)
         found = {**facts, "batch_size": config.batch_size, "num_steps": config.num_steps}
         trained = ARMS[job.arm].objective is not None
         found["flops"] = step_flops(sizes.model, config) * config.num_steps if trained else 0
