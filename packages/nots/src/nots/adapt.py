@@ -1,9 +1,9 @@
-"""Adaptation: a channel adaptor, deep prompts and a head on a trunk that stays frozen, or is trained too (section 3.3)."""
+"""Adaptation: channel adaptor, deep prompts and head on a trunk that stays frozen, or is trained too (section 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -185,8 +185,3 @@ def predict(model: nn.Module, x: Float[Tensor, "n channels time"], batch_size: i
     """Return outputs for all series, the last batch included."""
     device = next(model.parameters()).device
     return torch.cat([model(part.to(device)).cpu() for part in x.split(batch_size)])
-
-
-def with_seed(config: AdaptConfig, seed: int) -> AdaptConfig:
-    """Return the settings with another seed."""
-    return replace(config, seed=seed)

@@ -62,7 +62,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's `config.json`."""
     file = folder / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"no config.json in {folder}; `nots pretrain` and `save_pretrained` write such a folder.")
+        raise FileNotFoundError(
+            f"no config.json in {folder}; `nots pretrain` and `save_pretrained` write such a folder."
+        )
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

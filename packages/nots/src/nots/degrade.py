@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import get_args
@@ -128,7 +129,7 @@ def check_order(x: Float[Tensor, "batch channels time"], schedule: ScheduleConfi
         ValueError: One explains less than the one before it; both are named.
     """
     shares = [explained_variance(x, version) for version in narrate(x, schedule).unbind(1)]
-    for place, (before, after) in enumerate(zip(shares[:-1], shares[1:], strict=True)):
+    for place, (before, after) in enumerate(itertools.pairwise(shares)):
         if after < before - ORDER_TOLERANCE:
             raise ValueError(
                 f"element {place + 2} of {schedule.kind} {schedule.levels} explains {after:.4f} of the signal, less "

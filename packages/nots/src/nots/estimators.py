@@ -6,7 +6,7 @@ not need aeon. They are scikit-learn estimators too: aeon's bases are.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,13 @@ from aeon.classification.base import BaseClassifier  # noqa: E402
 from aeon.regression.base import BaseRegressor  # noqa: E402
 from aeon.transformations.collection.base import BaseCollectionTransformer  # noqa: E402
 
-TAGS: dict[str, Any] = {
-    "X_inner_type": ["np-list", "numpy3D"],
-    "capability:multivariate": True,
-    "capability:unequal_length": True,
-    "algorithm_type": "deeplearning",
-    "cant_pickle": False,
-    "python_dependencies": "torch",
-}
+
+def tags(**more: Any) -> dict[str, Any]:
+    """Return the tags that all estimators of collections share, and more."""
+    found = {"X_inner_type": ["np-list", "numpy3D"], "python_dependencies": "torch"}
+    return {**found, "capability:multivariate": True, "capability:unequal_length": True, **more}
+
+
 TEST_PARAMS = {"model": "tiny", "num_steps": 2}
 
 
@@ -55,9 +54,9 @@ class NoTSTransformer(Saved, BaseCollectionTransformer):
         (6, 16)
     """
 
-    _tags: ClassVar[dict[str, Any]] = {
-        name: value for name, value in TAGS.items() if name != "algorithm_type"
-    } | {"output_data_type": "Tabular"}
+    _tags: ClassVar[dict[str, Any]] = {name: value for name, value in TAGS.items() if name != "algorithm_type"} | {
+        "output_data_type": "Tabular"
+    }
 
     def __init__(
         self, model: ModelLike = "laptop", objective: str = "nots", num_steps: int = 300, random_state: Any = None
@@ -111,7 +110,7 @@ class NoTSClassifier(Saved, BaseClassifier):
         (6,)
     """
 
-    _tags: ClassVar[dict[str, Any]] = TAGS
+    _tags = tags(algorithm_type="deeplearning")
 
     def __init__(
         self,
@@ -170,7 +169,7 @@ class NoTSRegressor(Saved, BaseRegressor):
         (6,)
     """
 
-    _tags: ClassVar[dict[str, Any]] = TAGS
+    _tags = tags(algorithm_type="deeplearning")
 
     def __init__(
         self,
@@ -241,9 +240,10 @@ class NoTSImputer(Saved, BaseCollectionTransformer):
         False
     """
 
-    _tags: ClassVar[dict[str, Any]] = {
-        name: value for name, value in TAGS.items() if name != "algorithm_type"
-    } | {"capability:missing_values": True, "removes_missing_values": True}
+    _tags: ClassVar[dict[str, Any]] = {name: value for name, value in TAGS.items() if name != "algorithm_type"} | {
+        "capability:missing_values": True,
+        "removes_missing_values": True,
+    }
 
     def __init__(
         self,

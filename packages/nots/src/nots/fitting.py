@@ -1,4 +1,4 @@
-"""What all estimators do alike: series to tensors, a trunk from a preset, a folder or a model, windows, saved tensors."""
+"""What all estimators do alike: series to tensors, a trunk from a preset, a folder or a model, saved tensors."""
 
 from __future__ import annotations
 
@@ -111,9 +111,7 @@ def learn_trunk(model: ModelLike, objective: str, num_steps: int, series: Collec
 
 def adapt_config(mode: str, objective: str, num_steps: int, seed: int) -> AdaptConfig:
     """Return the settings of an estimator's adaptation."""
-    return AdaptConfig(
-        cast(Any, mode), readout_of(objective), num_steps=num_steps, learning_rate=ADAPT_RATE, seed=seed
-    )
+    return AdaptConfig(cast(Any, mode), readout_of(objective), num_steps=num_steps, learning_rate=ADAPT_RATE, seed=seed)
 
 
 def check_channels(trunk: NoTS, num_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Objectives on one trunk: narratives, next period, masked and frequency-aware masked autoencoding, VQ-VAE, ablations."""
+"""Objectives on one trunk: narratives and their ablations, next period, MAE, frequency-aware MAE, VQ-VAE."""
 
 from __future__ import annotations
 
@@ -155,7 +155,9 @@ class Objective(nn.Module):
         nearest = self.codes[torch.cdist(states.flatten(0, 1), self.codes).argmin(1)].view_as(states)
         through = states + (nearest - states).detach()
         told = (self.model.decode(through) - x).abs().mean()
-        pull = functional.mse_loss(nearest, states.detach()) + COMMITMENT * functional.mse_loss(states, nearest.detach())
+        pull = functional.mse_loss(nearest, states.detach()) + COMMITMENT * functional.mse_loss(
+            states, nearest.detach()
+        )
         return told + pull
 
 

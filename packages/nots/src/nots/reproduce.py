@@ -25,8 +25,9 @@ next and random_sequence at equal operations, frozen and full. Minimum effect 0.
 error of the standardised targets, over the best baseline of each target, with either denominator; minimum effect 13
 points, half of what the paper prints. Seeds 0 to 4 of mae, next, nots and the controls first, all other arms after.
 Power check: nots beats random weights (raw). Positive controls: Whittle's estimator, DFA and a wavelet slope tell H.
-**Differentiation**: see `nots.differentiation`; T = 8, capacities of 1, 4, 16 and 64, five seeds, 300 updates; "does not
-fall under T / 2" and "is under 0.1 T" on M that training has not.
+**Differentiation**: see `nots.differentiation`; T = 8, capacities of 1, 4, 16 and 64, five seeds, 300 updates; "does
+not fall under T / 2" and "is under 0.1 T" on M that training has not.
+**Real series**: see `nots.real`.
 Laptop: nots and random_sequence of seed 0 with the recorded rates, at the full size, and differentiation at two
 capacities; smoke: every arm for two steps, nothing judged.
 The paper's scale is the same plan with larger numbers (`--scale paper`: T = 1,024, 236 k parameters, 20,000 and 50,000
@@ -52,6 +53,7 @@ from nots import verdicts
 from nots.config import PRESETS
 from nots.differentiation import CAPACITIES, FORMS
 from nots.experiment import ARMS, CLASSICAL, Job, Sizes, mean_r2, rounded, run, set_threads
+from nots.real import run_real
 
 Budget = Literal["smoke", "laptop", "full"]
 RATES = (1e-3, 3e-3, 1e-2)
@@ -83,6 +85,8 @@ class Plan:
     capacities: Sequence[int] = CAPACITIES
     derivative_seeds: int = 5
     derivative_steps: int = 300
+    real_seeds: int = 5
+    real_steps: tuple[int, int, int] = (100, 150, 60)
     rates: dict[str, float] | None = None
 
 
@@ -96,8 +100,10 @@ def plan_of(budget: Budget) -> Plan:
     if budget == "full":
         return Plan(5, PRIMARY, LATER)
     if budget == "laptop":
-        return Plan(1, ("nots", "random_sequence", CLASSICAL), (), Sizes(), (1, 16), 1, rates=recorded_rates())
-    return Plan(1, PRIMARY, LATER, SMALL, (1,), 1, 2, dict.fromkeys(ARMS, 3e-3))
+        return Plan(
+            1, ("nots", "random_sequence", CLASSICAL), (), Sizes(), (1, 16), 1, real_seeds=0, rates=recorded_rates()
+        )
+    return Plan(1, PRIMARY, LATER, SMALL, (1,), 1, 2, 0, rates=dict.fromkeys(ARMS, 3e-3))
 
 
 class Rates:
@@ -119,10 +125,9 @@ class Rates:
         return self.found[arm]
 
 
-def jobs_of(plan: Plan, seed: int) -> list[tuple[str, int]]:
-    """Return arms and seeds: the primary contrast's seeds one after the other, then the others' likewise."""
-    turns = range(seed, seed + plan.seeds)
-    return [(arm, turn) for arms in (plan.primary, plan.later) for turn in turns for arm in arms]
+def jobs_of(arms: Sequence[str], seeds: int, first: int) -> list[tuple[str, int]]:
+    """Return arms and seeds, seed by seed, so that what is done is complete when time is up."""
+    return [(arm, seed) for seed in range(first, first + seeds) for arm in arms]
 
 
 def derivative_runs(out: Path, plan: Plan, seed: int) -> list[dict[str, Any]]:
@@ -145,10 +150,16 @@ def run_all(out: Path, budget: Budget, seed: int, sizes: Sizes | None = None) ->
     set_threads()
     plan = plan_of(budget)
     sizes = sizes or plan.sizes
-    rates, runs = Rates(out, plan), []
-    for arm, turn in progress(jobs_of(plan, seed), description="runs", unit="runs"):
-        runs.append(run(out, Job(arm, turn, rates.of(arm)), sizes))
-    return runs + derivative_runs(out, plan, seed)
+    rates = Rates(out, plan)
+
+    def make(arms: Sequence[str]) -> list[dict[str, Any]]:
+        todo = progress(jobs_of(arms, plan.seeds, seed), description="runs", unit="runs")
+        return [run(out, Job(arm, turn, rates.of(arm)), sizes) for arm, turn in todo]
+
+    runs = make(plan.primary) + derivative_runs(out, plan, seed)
+    if plan.real_seeds:
+        runs += run_real(out, rates.of, sizes, range(seed, seed + plan.real_seeds), plan.real_steps)
+    return runs + make(plan.later)
 
 
 def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ from aeon.forecasting.base import (  # noqa: E402
 MIN_HISTORY = 4
 
 
+def tags(**more: Any) -> dict[str, Any]:
+    """Return the tags that both estimators share, and more."""
+    return {"X_inner_type": "np.ndarray", "python_dependencies": "torch", **more}
+
+
 class NoTSAnomalyDetector(Saved, BaseSeriesAnomalyDetector):
     """Score each time point by how badly the model tells the raw signal from its degraded versions.
 
@@ -44,16 +49,16 @@ class NoTSAnomalyDetector(Saved, BaseSeriesAnomalyDetector):
         (200,)
     """
 
-    _tags: ClassVar[dict[str, Any]] = {
-        "capability:multivariate": True,
-        "X_inner_type": "np.ndarray",
-        "fit_is_empty": False,
-        "requires_y": False,
-        "learning_type:unsupervised": True,
-        "learning_type:semi_supervised": True,
-        "anomaly_output_type": "anomaly_scores",
-        "python_dependencies": "torch",
-    }
+    _tags = tags(
+        **{
+            "capability:multivariate": True,
+            "fit_is_empty": False,
+            "requires_y": False,
+            "learning_type:unsupervised": True,
+            "learning_type:semi_supervised": True,
+            "anomaly_output_type": "anomaly_scores",
+        }
+    )
 
     def __init__(
         self, model: ModelLike = "laptop", objective: str = "nots", num_steps: int = 300, random_state: Any = None
@@ -112,13 +117,7 @@ class NoTSForecaster(Saved, DirectForecastingMixin, IterativeForecastingMixin, B
         True
     """
 
-    _tags: ClassVar[dict[str, Any]] = {
-        "capability:horizon": True,
-        "capability:exogenous": False,
-        "X_inner_type": "np.ndarray",
-        "y_inner_type": "np.ndarray",
-        "python_dependencies": "torch",
-    }
+    _tags = tags(**{"capability:horizon": True, "capability:exogenous": False, "y_inner_type": "np.ndarray"})
 
     def __init__(
         self,
@@ -149,12 +148,12 @@ class NoTSForecaster(Saved, DirectForecastingMixin, IterativeForecastingMixin, B
         ahead = series[0, self.history_ + self.horizon - 1 :][: last + 1]
         seed = fitting.seed_of(self.random_state)
         trunk = fitting.learn_trunk(found, "nots", self.num_steps, pieces, seed)
-        scale = np.maximum(pieces[:, 0].std(1), fitting_floor(series))
+        scale = np.maximum(pieces[:, 0].std(1), least_scale(series))
         target = torch.from_numpy((ahead - pieces[:, 0, -1]) / scale).float()[:, None]
         x = standardise(resample(torch.from_numpy(pieces).float(), trunk.config.length))
         config = fitting.adapt_config(self.mode, "nots", self.adapt_steps, seed)
         self.network_ = adapt(trunk, config, {"step": Target("pooled", 1)}, (x, target), functional.smooth_l1_loss)
-        self.floor_ = fitting_floor(series)
+        self.floor_ = least_scale(series)
         return self
 
     def _predict(self, y: np.ndarray, exog: Any = None) -> float:
@@ -173,6 +172,6 @@ class NoTSForecaster(Saved, DirectForecastingMixin, IterativeForecastingMixin, B
         return {"model": "tiny", "num_steps": 2, "adapt_steps": 2}
 
 
-def fitting_floor(series: np.ndarray) -> float:
+def least_scale(series: np.ndarray) -> float:
     """Return the least scale of a window: a thousandth of the series' own."""
     return max(1e-3 * float(series.std()), 1e-8)

@@ -73,7 +73,7 @@ def puzzles(pieces: np.ndarray, hidden: np.ndarray) -> tuple[Tensor, Tensor, Ten
     x, centre, scale = _scaled(np.stack([interpolate(piece) for piece in given]))
     truth = (np.nan_to_num(pieces) - centre) / scale
     weight = hidden & ~np.isnan(pieces)
-    return tuple(torch.from_numpy(value).float() for value in (x, truth, weight))  # type: ignore[return-value]
+    return torch.from_numpy(x).float(), torch.from_numpy(truth).float(), torch.from_numpy(weight).float()
 
 
 def hidden_error(told: Tensor, labels: Tensor) -> Tensor:
