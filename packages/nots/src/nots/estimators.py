@@ -54,9 +54,7 @@ class NoTSTransformer(Saved, BaseCollectionTransformer):
         (6, 16)
     """
 
-    _tags: ClassVar[dict[str, Any]] = {name: value for name, value in TAGS.items() if name != "algorithm_type"} | {
-        "output_data_type": "Tabular"
-    }
+    _tags = tags(output_data_type="Tabular")
 
     def __init__(
         self, model: ModelLike = "laptop", objective: str = "nots", num_steps: int = 300, random_state: Any = None
@@ -240,10 +238,7 @@ class NoTSImputer(Saved, BaseCollectionTransformer):
         False
     """
 
-    _tags: ClassVar[dict[str, Any]] = {name: value for name, value in TAGS.items() if name != "algorithm_type"} | {
-        "capability:missing_values": True,
-        "removes_missing_values": True,
-    }
+    _tags = tags(**{"capability:missing_values": True, "removes_missing_values": True})
 
     def __init__(
         self,

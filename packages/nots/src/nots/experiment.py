@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tenfold_shared.files import write_json
@@ -110,7 +110,7 @@ def train_config(job: Job, sizes: Sizes) -> TrainConfig:
     """Return how a job's trunk is pretrained."""
     arm = ARMS[job.arm]
     steps = max(1, round(sizes.num_steps * (sizes.tuning_share if job.tuning else 1)))
-    objective = cast(ObjectiveName, arm.objective or "nots")
+    objective: ObjectiveName = arm.objective or "nots"
     size = batch_size(arm, sizes)
     return TrainConfig(objective, steps, size, job.rate, max(1, steps // 20), seed=job.seed)
 

@@ -126,7 +126,7 @@ def check_channels(trunk: NoTS, num_channels: int) -> None:
 class Saved:
     """Estimators as `config.json` and `model.safetensors`; every tensor is accounted for."""
 
-    network_: nn.Module
+    network_: NoTS | Adapted
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a fitted estimator.
@@ -136,7 +136,7 @@ class Saved:
         """
         cast(Any, self)._check_is_fitted()
         folder, network = Path(folder), self.network_
-        trunk = network.trunk if isinstance(network, Adapted) else cast(NoTS, network)
+        trunk = network.trunk if isinstance(network, Adapted) else network
         params = cast(Any, self).get_params(deep=False)
         if not isinstance(params.get("model"), str):
             params["model"] = str(folder)
@@ -170,7 +170,7 @@ class Saved:
         estimator = cls(**described["params"])
         network: nn.Module = NoTS(NoTSConfig.from_dict(record["model"]))
         if "adapt" in described:
-            trunk = cast(NoTS, network)
+            trunk = network
             targets = {name: Target(kind, size) for name, (kind, size) in described["targets"].items()}
             head = Head(targets, trunk.config.dim, trunk.config.num_patches)
             channels = described["num_channels"] or trunk.config.num_channels

@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 import csv
 import importlib
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -54,9 +53,8 @@ Trunk = Callable[[str, int], NoTS]
 
 def data_folder() -> Path:
     """Return where aeon keeps its data."""
-    require_extra("aeon", "demo", "nots-torch")
-    spec = importlib.util.find_spec("aeon")
-    return Path(spec.submodule_search_locations[0]) / "datasets" / "data"  # type: ignore[index, union-attr]
+    aeon: Any = require_extra("aeon", "demo", "nots-torch")
+    return Path(aeon.__file__).parent / "datasets" / "data"
 
 
 def read_set(name: str) -> tuple[Collected, Collected]:
