@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
         series = rng.normal(size=(13, 2, 50))
         series[::2] = series[::2].cumsum(-1)
         np.savez(folder / f"{part}.npz", series=series, labels=np.arange(13) % 2)
+        np.savez(folder / f"{part}-regress.npz", series=series, labels=np.arange(13) / 7)
     return folder
 
 
@@ -45,11 +46,12 @@ def test_from_pretraining_to_a_figure(command, tmp_path):
 @pytest.mark.parametrize("task", ["classify", "regress"])
 def test_adapt_evaluate_and_embed(folder, command, tmp_path, task):
     base = ("--model", folder / "model", "--json", "--quiet")
-    line = ("adapt", folder / "train.npz", *base, "--task", task, "--steps", "3", "--out", tmp_path / "a")
+    end = "-regress.npz" if task == "regress" else ".npz"
+    line = ("adapt", folder / f"train{end}", *base, "--task", task, "--steps", "3", "--out", tmp_path / "a")
     status, out, error = command(*line)
     assert status == 0, error
     assert json.loads(out)["trunk"] == 2880
-    line = ("evaluate", folder / "test.npz", "--model", tmp_path / "a", "--task", task, "--json", "--quiet")
+    line = ("evaluate", folder / f"test{end}", "--model", tmp_path / "a", "--task", task, "--json", "--quiet")
     found = json.loads(command(*line)[1])
     assert found["series"] == 13, "the last batch too"
     assert 0 <= found.get("accuracy", 0) <= 1

@@ -38,12 +38,20 @@ def default_levels(kind: Kind, length: int, num_levels: int) -> tuple[float, ...
     coarse = max(4.0, length / 8)
     widths = [coarse * (2 / coarse) ** step for step in steps]
     if kind == "box":
-        return tuple(float(max(2, 2 * round(width / 2))) for width in widths)
+        return _even_widths(widths)
     if kind == "gaussian":
         return tuple(width / 4 for width in widths)
     if kind == "noise":
         return tuple(2.0 * 0.125**step for step in steps)
     return tuple(1 / width for width in widths)
+
+
+def _even_widths(widths: list[float]) -> tuple[float, ...]:
+    """Return even widths that fall by at least two samples, so that short series have different ones too."""
+    found: list[float] = []
+    for width in reversed(widths):
+        found.append(max(2.0 * round(width / 2), found[-1] + 2 if found else 2.0))
+    return tuple(reversed(found))
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,6 @@ class NoTSClassifier(Saved, BaseClassifier):
         super().__init__()
 
     def _fit(self, X: Collection, y: np.ndarray) -> NoTSClassifier:
-        if len(self.classes_) < 2:
-            raise InputError(f"`y` holds one class ({self.classes_[0]!r}); a classifier needs at least two.")
         labels = torch.from_numpy(np.searchsorted(self.classes_, y))
         self.network_ = fit_head(self, X, {"class": Target("pooled", len(self.classes_))}, labels)
         return self

@@ -72,6 +72,7 @@ class Sizes:
         parts: Labelled series for training, validation and test.
         adapt_steps: Updates of each adaptation.
         tuning_share: Of the steps, in trials of rates.
+        worlds: To adapt in; what is found in one does not depend on the other.
     """
 
     model: NoTSConfig = field(default_factory=NoTSConfig)
@@ -81,6 +82,7 @@ class Sizes:
     parts: tuple[int, int, int] = (1000, 400, 1000)
     adapt_steps: int = 150
     tuning_share: float = 1 / 3
+    worlds: tuple[str, ...] = WORLDS
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def score_all(trunk: NoTS, job: Job, sizes: Sizes) -> dict[str, Any]:
     modes: dict[str, AdaptConfig] = {"frozen": base, "full": replace(base, mode="full")}
     if job.arm == "nots":
         modes["frozen, raw"] = replace(base, readout="raw")
-    tasks = {world: make_task(world, sizes.model.length, sizes.parts, job.seed) for world in WORLDS}
+    tasks = {world: make_task(world, sizes.model.length, sizes.parts, job.seed) for world in sizes.worlds}
     return {
         mode: {world: score(trunk, config, task, task.test) for world, task in tasks.items()}
         for mode, config in modes.items()

@@ -42,9 +42,10 @@ def draw_all(out: Path, runs: Sequence[Run], budget: str) -> list[str]:
 def draw_runs(out: Path, runs: Sequence[Run], prefix: str) -> list[str]:
     """Draw the scores and the sup errors of runs."""
     arms = {name: found for name, found in arrange(runs).items() if "frozen" in next(iter(found.values()))["scores"]}
+    worlds = next(iter(next(iter(arms.values())).values()))["scores"]["frozen"]
     scores = {
         f"{world}, {mode}": {name: [r2(mode, world)(run) for run in found.values()] for name, found in arms.items()}
-        for world in ("fbm", "sinusoids")
+        for world in worlds
         for mode in ("frozen", "full")
     }
     draw_scores(out / f"{prefix}scores.svg", scores, "mean R2 of three targets")

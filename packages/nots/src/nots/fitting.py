@@ -14,7 +14,7 @@ import torch
 from sklearn.utils import check_random_state
 from tenfold_shared.commands import InputError, unknown_name
 from tenfold_shared.files import plain_json, write_json
-from torch import Tensor, nn
+from torch import Tensor
 
 from nots.adapt import Adapted, Head, Target
 from nots.checkpoint import from_pretrained, load_state, read_config, read_tensors, write_tensors
@@ -168,9 +168,9 @@ class Saved:
         if described.get("class") != cls.__name__:
             raise InputError(f"{folder} holds {described.get('class') or 'a bare model'}, not a {cls.__name__}.")
         estimator = cls(**described["params"])
-        network: nn.Module = NoTS(NoTSConfig.from_dict(record["model"]))
+        trunk = NoTS(NoTSConfig.from_dict(record["model"]))
+        network: NoTS | Adapted = trunk
         if "adapt" in described:
-            trunk = network
             targets = {name: Target(kind, size) for name, (kind, size) in described["targets"].items()}
             head = Head(targets, trunk.config.dim, trunk.config.num_patches)
             channels = described["num_channels"] or trunk.config.num_channels

@@ -28,8 +28,8 @@ Power check: nots beats random weights (raw). Positive controls: Whittle's estim
 **Differentiation**: see `nots.differentiation`; T = 8, capacities of 1, 4, 16 and 64, five seeds, 300 updates; "does
 not fall under T / 2" and "is under 0.1 T" on M that training has not.
 **Real series**: see `nots.real`.
-Laptop: nots and random_sequence of seed 0 with the recorded rates, at the full size, and differentiation at two
-capacities; smoke: every arm for two steps, nothing judged.
+Laptop: nots and random_sequence of seed 0 with the recorded rates, at the full size, adapted to fBm alone, and
+differentiation at the smallest capacity; smoke: every arm for two steps, nothing judged.
 The paper's scale is the same plan with larger numbers (`--scale paper`: T = 1,024, 236 k parameters, 20,000 and 50,000
 series), for a GPU; it was not run.
 """
@@ -101,7 +101,14 @@ def plan_of(budget: Budget) -> Plan:
         return Plan(5, PRIMARY, LATER)
     if budget == "laptop":
         return Plan(
-            1, ("nots", "random_sequence", CLASSICAL), (), Sizes(), (1, 16), 1, real_seeds=0, rates=recorded_rates()
+            1,
+            ("nots", "random_sequence", CLASSICAL),
+            (),
+            Sizes(worlds=("fbm",)),
+            (1,),
+            1,
+            real_seeds=0,
+            rates=recorded_rates(),
         )
     return Plan(1, PRIMARY, LATER, SMALL, (1,), 1, 2, 0, rates=dict.fromkeys(ARMS, 3e-3))
 

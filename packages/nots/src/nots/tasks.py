@@ -53,7 +53,7 @@ def labelled(path: Path, task: str) -> tuple[list[np.ndarray], np.ndarray]:
     if task == "regress" and found.labels.dtype.kind not in "fiu":
         raise InputError(f"{path}: labels such as {found.labels[0]!r} are no numbers; use --task classify.")
     if task == "classify" and len(set(found.labels.tolist())) < 2:
-        raise InputError(f"{path} holds one class ({found.labels[0]!r}); at least two are needed.")
+        raise InputError(f"{path} holds one class ({found.labels.tolist()[0]!r}); at least two are needed.")
     return found.series, found.labels
 
 

@@ -70,7 +70,12 @@ def judge(runs: Sequence[Run], out: Path, *, budget: Budget, seconds: float) -> 
         raise InputError("no runs to judge.")
     figures = draw_all(out, runs, budget)
     write_json(out / "tables.json", {mode: table(arms, mode) for mode in ("frozen", "full", "frozen, raw", CLASSICAL)})
-    rest: dict[str, Any] = {"budget": budget, "seconds": seconds, "figures": tuple(figures)}
+    return claims_of(runs, {"budget": budget, "seconds": seconds, "figures": tuple(figures)})
+
+
+def claims_of(runs: Sequence[Run], rest: Mapping[str, Any]) -> list[ClaimResult]:
+    """Return the claims of runs; `rest` has budget, seconds and figures."""
+    arms = arrange(runs)
     claims = [claim for pair in pairs(arms) for claim in compare(pair, arms, rest)]
     claims += [*gain_claims(arms, rest), *derivative_claims(runs, rest)]
     return [*claims, *real_verdicts.judge(runs, rest), *not_attempted()]
@@ -79,7 +84,9 @@ def judge(runs: Sequence[Run], out: Path, *, budget: Budget, seconds: float) -> 
 def pairs(arms: Arms) -> list[Pair]:
     """Return the comparisons of arms; the strongest control is the one with the highest mean."""
     found = []
-    for world, targets in (("fbm", "H, SSC and WAMP of fBm"), ("sinusoids", "SSC, WAMP and band power of sinusoids")):
+    there = next(iter(arms[OURS].values()))["scores"]["frozen"] if OURS in arms else {}
+    for world in there:
+        targets = {"fbm": "H, SSC and WAMP of fBm", "sinusoids": "SSC, WAMP and band power of sinusoids"}[world]
         for mode in ("frozen", "full"):
             measure, metric = r2(mode, world), f"mean R2 of {targets}, {mode}"
             control = strongest(arms, CONTRAST, measure)
