@@ -8,7 +8,7 @@ import torch
 from nots.attention import Block, group_causal_mask, group_mask, rotary_angles, rotate
 from nots.checkpoint import from_pretrained, save_pretrained
 from nots.config import PRESETS, NoTSConfig, ScheduleConfig
-from nots.degrade import narrate
+from nots.degradation import narrate
 from nots.model import NoTS, count_parameters, resample, standardise
 
 

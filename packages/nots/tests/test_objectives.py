@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from nots.config import OBJECTIVES, NoTSConfig, TrainConfig
-from nots.degrade import narrate
+from nots.degradation import narrate
 from nots.objectives import Draw, Objective, step_flops, trunk_config
 from nots.train import build, fit
 

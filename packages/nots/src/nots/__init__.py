@@ -28,7 +28,7 @@ _MODULES = {
     "NoTSImputer": "estimators",
     "NoTSRegressor": "estimators",
     "NoTSTransformer": "estimators",
-    "degrade": "degrade",
+    "degrade": "degradation",
     "from_pretrained": "checkpoint",
     "group_causal_mask": "attention",
 }

@@ -26,7 +26,7 @@ from tenfold_shared.commands import require_extra
 from torch import Tensor
 
 from nots.config import PRESETS, NoTSConfig, ObjectiveName, TrainConfig
-from nots.degrade import degrade
+from nots.degradation import degrade
 from nots.model import NoTS
 from nots.objectives import Draw, step_flops
 from nots.train import build

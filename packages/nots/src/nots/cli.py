@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tenfold_shared.commands import print_result, run_command
+from tenfold_shared.commands import InputError, print_result, run_command
 from tenfold_shared.logs import setup_logging
 
 from nots import cli_run
@@ -76,6 +76,8 @@ class Reproduce(Output):
     """smoke (ten seconds), laptop (under a minute), full (an hour on one core)."""
     seed: int = 0
     """First seed."""
+    scale: Literal["cpu", "paper"] = "cpu"
+    """Sizes of a full budget; paper needs a GPU and hours."""
     finished: bool = False
     """Make no runs; judge those of a full budget that --out holds."""
 
@@ -83,9 +85,13 @@ class Reproduce(Output):
         """Measure, write claims.json and print the claims."""
         from tenfold_shared.verbs import report_claims
 
-        from nots.reproduce import judge_finished, reproduce
+        from nots.reproduce import judge_finished, reproduce, reproduce_paper
 
         work = judge_finished if self.finished else partial(reproduce, budget=self.budget, seed=self.seed)
+        if self.scale == "paper" and not self.finished:
+            if self.budget != "full":
+                raise InputError(f"`--scale` paper is for --budget full, not {self.budget}.")
+            work = partial(reproduce_paper, seed=self.seed)
         report_claims(work, self.out, json=self.json)
 
 

@@ -73,6 +73,7 @@ class Sizes:
         adapt_steps: Updates of each adaptation.
         tuning_share: Of the steps, in trials of rates.
         worlds: To adapt in; what is found in one does not depend on the other.
+        device: Where torch runs; "auto" is a GPU where there is one.
     """
 
     model: NoTSConfig = field(default_factory=NoTSConfig)
@@ -83,6 +84,11 @@ class Sizes:
     adapt_steps: int = 150
     tuning_share: float = 1 / 3
     worlds: tuple[str, ...] = WORLDS
+    device: str = "cpu"
+
+    def place(self) -> str:
+        """Return the device's name."""
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,12 @@ def pretrained(out: Path, job: Job, sizes: Sizes) -> NoTS:
     """
     config = train_config(job, sizes)
     if ARMS[job.arm].objective is None:
-        return build(sizes.model, config).model.eval()
+        return build(sizes.model, config).model.eval().to(sizes.place())
     folder = out / "trunks" / f"{job.arm}-{job.seed}-{job.rate:g}"
     if not job.tuning and (folder / "config.json").exists():
-        return from_pretrained(folder)
+        return from_pretrained(folder).to(sizes.place())
     series = pretraining_series(sizes.model.length, sizes.num_series, job.seed)
-    trunk = fit(sizes.model, config, series)
+    trunk = fit(sizes.model, config, series, device=sizes.place())
     if not job.tuning:
         save_pretrained(trunk, folder)
     return trunk
@@ -164,7 +170,7 @@ def score_all(trunk: NoTS, job: Job, sizes: Sizes) -> dict[str, Any]:
         task = make_task("fbm", sizes.model.length, sizes.parts, job.seed)
         return {"frozen": {"fbm": score(trunk, base, task, task.valid)}}
     modes: dict[str, AdaptConfig] = {"frozen": base, "full": replace(base, mode="full")}
-    if job.arm == "nots":
+    if job.arm == "nots" and sizes.worlds == WORLDS:
         modes["frozen, raw"] = replace(base, readout="raw")
     tasks = {world: make_task(world, sizes.model.length, sizes.parts, job.seed) for world in sizes.worlds}
     return {

@@ -58,7 +58,7 @@ def draw_runs(out: Path, runs: Sequence[Run], prefix: str) -> list[str]:
 
 def draw_example(path: Path, trunk: NoTS) -> None:
     """Draw narratives of a smooth path, a rough one and sinusoids, and what a trunk tells of them."""
-    from nots.degrade import narrate
+    from nots.degradation import narrate
 
     x, titles = example_series(trunk.config.length, 3, 0)
     groups = narrate(x, trunk.config.schedules[0])

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nots.attention import Block, group_mask, rotary_angles
 from nots.config import NoTSConfig, Readout
-from nots.degrade import narrate
+from nots.degradation import narrate
 from nots.tokenizers import build_tokenizer
 
 SCALE_FLOOR = 1e-5

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nots.config import MaskName, NoTSConfig, ScheduleConfig, TrainConfig
-from nots.degrade import narrate
+from nots.degradation import narrate
 from nots.model import NoTS
 
 NARRATIVES = ("nots", "augment", "no_ar_mask", "no_consistency", "noise_degradation")

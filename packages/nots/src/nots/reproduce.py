@@ -30,8 +30,8 @@ not fall under T / 2" and "is under 0.1 T" on M that training has not.
 **Real series**: see `nots.real`.
 Laptop: nots and random_sequence of seed 0 with the recorded rates, at the full size, adapted to fBm alone, and
 differentiation at the smallest capacity; smoke: every arm for two steps, nothing judged.
-The paper's scale is the same plan with larger numbers (`--scale paper`: T = 1,024, 236 k parameters, 20,000 and 50,000
-series), for a GPU; it was not run.
+The paper's scale is the same plan with larger numbers (`--scale paper`: T = 1,024, six elements, 236 k parameters,
+40,000 series, 20,000 updates of 32), for a GPU; it was not run.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ LATER = (
 )
 UNTRAINED = ("random_sequence", "random", CLASSICAL)
 SMALL = Sizes(PRESETS["tiny"], 2, 4, 16, (24, 12, 24), 2)
-PAPER = Sizes(PRESETS["nots_243k"], 20_000, 32, 40_000, (4000, 1000, 4000), 500)
+PAPER = Sizes(PRESETS["nots_243k"], 20_000, 32, 40_000, (4000, 1000, 4000), 500, device="auto")
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,19 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     if budget == "full":
         keep_runs(out / budget / "runs.json", runs)
     return verdicts.judge(runs, out, budget=budget, seconds=time.perf_counter() - start)
+
+
+def reproduce_paper(out: Path, *, seed: int) -> list[ClaimResult]:
+    """Do the same at the paper's scale, on a GPU where there is one: larger numbers, no other code.
+
+    Args:
+        out: Existing folder; its `full` is another one than the CPU scale's, so give each scale its own.
+        seed: First seed.
+    """
+    start = time.perf_counter()
+    runs = run_all(out / "full", "full", seed, PAPER)
+    keep_runs(out / "full" / "runs.json", runs)
+    return verdicts.judge(runs, out, budget="full", seconds=time.perf_counter() - start)
 
 
 def judge_finished(out: Path) -> list[ClaimResult]:

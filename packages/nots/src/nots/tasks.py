@@ -14,7 +14,7 @@ from torch import Tensor
 from nots import benchsets, fitting, protocols, windows
 from nots.checkpoint import from_pretrained
 from nots.config import NoTSConfig, Readout, ScheduleConfig, TrainConfig
-from nots.degrade import narrate
+from nots.degradation import narrate
 from nots.model import resample, standardise
 from nots.objectives import step_flops
 from nots.readers import Collected, read_series

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nots.config import ScheduleConfig, default_levels
-from nots.degrade import check_order, degrade, even_levels, explained_variance, narrate
+from nots.degradation import check_order, degrade, even_levels, explained_variance, narrate
 
 SMOOTH = ("box", "gaussian", "sinc", "fft")
 LEVELS = {"box": 6, "gaussian": 1.7, "sinc": 0.2, "fft": 0.2}
