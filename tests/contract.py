@@ -164,6 +164,23 @@ ROWS = (
         alone=jobs.MUSCLE_ALONE,
     ),
     Row(
+        folder="nots",
+        dist="nots-torch",
+        verbs=(
+            "pretrain",
+            "adapt",
+            "embed",
+            "evaluate",
+            "compare",
+            "plot",
+            "benchmark",
+            "reproduce",
+            "presets",
+        ),
+        round_trip=jobs.nots_round_trip,
+        alone=jobs.NOTS_ALONE,
+    ),
+    Row(
         folder="physiomae",
         dist="physiomae",
         verbs=(

@@ -214,6 +214,47 @@ assert result.returncode == 1 and "over the budget" in result.stdout
 """
 
 
+def nots_round_trip(folder: Path) -> None:
+    """Save and load a model and a fitted estimator."""
+    import nots
+    import numpy as np
+    import torch
+    from nots.checkpoint import save_pretrained
+    from nots.config import PRESETS
+
+    torch.manual_seed(0)
+    model = nots.NoTS(PRESETS["tiny"]).eval()
+    save_pretrained(model, folder / "model")
+    loaded = nots.from_pretrained(folder / "model")
+    assert loaded.config == model.config
+    state = loaded.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    x, y = np.random.default_rng(0).normal(size=(6, 2, 32)), np.arange(6) % 2
+    fitted = nots.NoTSClassifier(model, adapt_steps=2, random_state=0).fit(x, y)
+    fitted.save_pretrained(folder / "classifier")
+    again = nots.NoTSClassifier.from_pretrained(folder / "classifier")
+    assert np.array_equal(again.predict_proba(x), fitted.predict_proba(x))
+
+
+NOTS_ALONE = """
+import subprocess, sys
+from pathlib import Path
+import nots, torch
+
+command = str(Path(sys.executable).with_name("nots"))
+line = [command, "pretrain", "synthetic", "--preset", "tiny", "--num-series", "40", "--steps", "3", "--out", "model"]
+subprocess.run([*line, "--quiet"], check=True)
+model = nots.from_pretrained("model")
+assert model.embed(torch.randn(3, 1, 32)).shape == (3, 16)
+assert nots.degrade(torch.ones(1, 1, 8), "box", 4).eq(1).all()
+assert nots.group_causal_mask(2, 3).sum() == 27
+try:
+    nots.NoTSClassifier
+except ImportError as error:
+    assert "pip install 'nots-torch[aeon]'" in str(error)
+"""
+
+
 def physiomae_round_trip(folder: Path) -> None:
     """Save and load a model and a recording."""
     import numpy as np

@@ -29,6 +29,7 @@ PUBLISHABLE = (
     "fastvlm",
     "mobileclip-torch",
     "muscle-torch",
+    "nots-torch",
     "physiomae",
     "qualityclip",
     "tenfold-shared",

@@ -1,0 +1,5 @@
+"""`python -m nots` is the command `nots`."""
+
+from nots.cli import main
+
+main()
