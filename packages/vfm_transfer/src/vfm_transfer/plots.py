@@ -77,7 +77,7 @@ def curves(runs: Runs) -> dict[str, list[tuple[float, float]]]:
     """Return (operations of the whole run, accuracy) over steps of the middle step, mean over the draws all have."""
     found: dict[str, list[tuple[float, float]]] = {}
     for arm in ("oriented", "mse"):
-        scores = {steps: Select(arm, steps=steps).of(runs) for steps in (0.2, 1.0, 3.0)}
+        scores = {steps: Select(arm, steps=steps).of(runs) for steps in (0.2, 0.5, 1.0, 3.0)}
         if draws := set.intersection(*(set(values) for values in scores.values())):
             bills = {
                 steps: [sum(r["flops"].values()) for r in runs if _is(r, arm, steps) and r["draw"] in draws]
@@ -94,7 +94,7 @@ def _is(run: Any, arm: str, steps: float) -> bool:
 
 def draw_curve(path: Path, found: dict[str, list[tuple[float, float]]]) -> None:
     """Draw accuracy over operations."""
-    words = "Lines: test accuracy over all operations of a run, for a fifth, one and three times the steps."
+    words = "Lines: test accuracy over all operations of a run, for a fifth, half, one and three times the steps."
     with _figure(path, "Accuracy over compute", words) as axes:
         for name, points in found.items():
             axes.plot([x / 1e12 for x, _ in points], [y for _, y in points], marker="o", label=SHORT[name])

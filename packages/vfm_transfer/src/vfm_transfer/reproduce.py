@@ -52,7 +52,7 @@ LOG = logging.getLogger(__name__)
 TUNED = ("oriented", "cosine", "mse", "contrastive", "patch", "logits", "scratch", "self")
 SETS = ("generic", "out-of-domain", "random", "global", "query-balanced")
 FEW = ("teacher", "oriented", "mse", "self", "scratch")
-STEPS = (0.2, 3.0)
+STEPS = (0.2, 0.5, 3.0)
 DATA = "CIFAR-10's test pictures and Fashion-MNIST, 1,500 unlabelled and 50 to 250 labelled images; scenes composed"
 LAPTOP_DATA = "Fashion-MNIST (shipped), 1,500 unlabelled and 100 labelled images"
 LACKING = "the run ended before it had both arms; see the CHANGELOG."
@@ -61,24 +61,17 @@ SMOKE = Scale((0,), (10,), 64, 32, Schedule(2, 8, 3e-4, views=0), Schedule(2, 8,
 
 def plan() -> Iterable[list[Run]]:
     """Yield the runs of the full budget, one draw of one phase at a time."""
-    for draw in range(5):
-        yield _all_arms(draw)
+    for draw in range(10):
+        curve = [Run(arm, draw, steps=steps) for arm in ("oriented", "mse") for steps in STEPS]
+        yield _all_arms(draw) + (curve if draw < 5 else [])
+    for draw in range(10):
+        yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
     for draw in range(5):
         yield [Run(arm, draw, world="fashion") for arm in FEW]
-    for draw in range(5):
+    for draw in range(10):
         yield [Run("oriented", draw, kind=kind) for kind in SETS]
     for draw in range(5):
-        yield [Run(arm, draw, kind="scenes", world="fashion") for arm in ("teacher", "oriented", "patch", "scratch")]
-    for draw in range(5):
-        yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
-    for draw in range(5, 10):
-        yield _all_arms(draw)
-    for draw in range(3):
-        yield [Run(arm, draw, steps=steps) for arm in ("oriented", "mse") for steps in STEPS]
-    for draw in range(2):
         yield [Run(arm, draw, teacher="opennsfw") for arm in ("teacher", "oriented", "mse")]
-    for draw in range(5, 10):
-        yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
 
 
 def _all_arms(draw: int) -> list[Run]:
