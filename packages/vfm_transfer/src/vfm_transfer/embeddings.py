@@ -88,7 +88,10 @@ class Embeddings:
             ValueError: A value that is not finite, or a vector of length zero.
         """
         if not self._lengths:
-            self._lengths.append(np.concatenate([_lengths_of(block, first) for first, block in self.raw_blocks()]))
+            found = np.empty(len(self), np.float32)
+            for first, block in self.raw_blocks():
+                found[first : first + len(block)] = _lengths_of(block, first)
+            self._lengths.append(found)
         return self._lengths[0]
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
@@ -126,7 +129,7 @@ def are_units(lengths: np.ndarray) -> bool:
 
 def _lengths_of(block: np.ndarray, first: int) -> np.ndarray:
     """Lengths of rows in float32, which are also the check that every value is finite."""
-    length = torch.linalg.vector_norm(torch.from_numpy(np.ascontiguousarray(block)), dim=1).numpy()
+    length = np.sqrt(np.einsum("nd,nd->n", block, block))
     if not (np.isfinite(length) & (length > 0)).all():  # squares may have left the range of float32
         length = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64)).astype(np.float32)
     if not np.isfinite(length).all():

@@ -5,8 +5,8 @@
 Fixed before the run. Data: CIFAR-10's test pictures (32 px, 800 of each class: 100 to draw labels from, 250 pool, 200
 gallery, 50 validation, 200 test, no picture in two parts) and, for what anybody can run, the 8,000 Fashion-MNIST
 pictures that the package ships, in the same parts. Label draws of 10 (all arms), 5 and 25 a class; a draw also seeds
-weights and order, and arms are paired by it. Ten draws of the arms and of the transfer sets, five of the curve, of scenes, of
-Fashion-MNIST and of open_nsfw.
+weights and order, and arms are paired by it. Ten draws of the arms and of the transfer sets, five of the curve, of
+scenes, of Fashion-MNIST and of open_nsfw.
 Teacher: EfficientNet-Lite0 (ImageNet, from a package) at 64 px, all of it fine-tuned for 40 steps of 32; open_nsfw's
 ResNet frozen, its head alone. Student: `convnet` at 28 px, 154,000 parameters, from random weights. Middle step: 250
 steps of 64 over 1,500 images with two views, teacher outputs kept; then 100 steps of 64 on the labels. Scratch has 350

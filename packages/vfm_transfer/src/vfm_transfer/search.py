@@ -13,7 +13,7 @@ from vfm_transfer.embeddings import Embeddings, are_units
 DIST = "vfm-transfer"
 Backend = Literal["exact", "faiss", "usearch"]
 QUERY_ROWS, SAMPLE, TARGET_RECALL = 1024, 100, 0.95
-STRIP_ROWS, JOINED = 1024, 16  # a strip's cosines with all queries stay in the cache
+STRIP_ROWS = 1024  # a strip's cosines with all queries stay in the cache
 ROWS_PER_LIST, TRAINING_ROWS = 200, 50_000
 
 
@@ -26,7 +26,7 @@ class Searcher(Protocol):
 
 
 class ExactSearcher:
-    """Every query against every vector, a block of the gallery at a time.
+    """Every query against every vector, a strip of the gallery at a time.
 
     Memory is a block, the neighbours and a length for each vector. The lengths are taken once, when the searcher is
     made; a search multiplies plain vectors and scales the products where they are not of length one. Equal cosines are
@@ -40,14 +40,13 @@ class ExactSearcher:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k nearest of each query."""
         k = min(k, len(self.gallery))
-        asked = [queries[start : start + QUERY_ROWS] for start in range(0, len(queries), QUERY_ROWS)]
-        best = [_Best(len(rows), k) for rows in asked]
+        best = [_Best(queries[start : start + QUERY_ROWS], k) for start in range(0, len(queries), QUERY_ROWS)]
         for first, block in self.gallery.raw_blocks():
             for place in range(0, len(block), STRIP_ROWS):
-                strip = block[place : place + STRIP_ROWS].T
-                scale = None if self.scale is None else self.scale[first + place :][: strip.shape[1]]
-                for rows, found in zip(asked, best, strict=True):
-                    found.add(rows, strip, scale, first + place)
+                vectors = block[place : place + STRIP_ROWS]
+                scale = None if self.scale is None else self.scale[first + place :][: len(vectors)]
+                for found in best:
+                    found.add(vectors, scale, first + place)
         pairs = [found.sorted() for found in best]
         return np.concatenate([ids for ids, _ in pairs]), np.concatenate([values for _, values in pairs])
 
@@ -59,28 +58,29 @@ class _Best:
     are places means doing so about as often as the gallery doubles.
     """
 
-    def __init__(self, num: int, k: int) -> None:
-        self.k, self.num_later, self.full = k, 0, False
-        self.values = np.full((num, k), -2.0, np.float32)
-        self.ids = np.full((num, k), -1, np.int64)
+    def __init__(self, queries: np.ndarray, k: int) -> None:
+        self.queries, self.k, self.full, self.num_later = queries, k, False, 0
+        self.values = np.full((len(queries), k), -2.0, np.float32)
+        self.ids = np.full((len(queries), k), -1, np.int64)
         self.later: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         # Kept, since fresh memory of this size costs more than the comparison that is written to it.
-        self.room = np.empty((num, STRIP_ROWS), np.float32), np.empty((num, STRIP_ROWS), bool)
+        shape = (len(queries), STRIP_ROWS)
+        self.room = np.empty(shape, np.float32), np.empty(shape, bool)
 
-    def add(self, queries: np.ndarray, strip: np.ndarray, scale: np.ndarray | None, first: int) -> None:
-        """Look at a strip of the gallery [dim, rows] whose first row has the number `first`."""
-        columns = strip.shape[1]
+    def add(self, vectors: np.ndarray, scale: np.ndarray | None, first: int) -> None:
+        """Look at a strip of the gallery [rows, dim], whose first row has the number `first`."""
+        columns = len(vectors)
         whole = columns == STRIP_ROWS
-        cosines = np.matmul(queries, strip, out=self.room[0] if whole else None)
+        cosines = np.matmul(self.queries, vectors.T, out=self.room[0] if whole else None)
         if scale is not None:
             cosines *= scale
         if not self.full:
             self._order(cosines, np.broadcast_to(np.arange(first, first + columns), cosines.shape))
             self.full = bool((self.values[:, -1] > -2).all())
             return
-        hits = _nonzero(np.greater(cosines, self.values[:, -1:], out=self.room[1] if whole else None))
-        self.later.append((hits // columns, hits % columns + first, cosines.ravel()[hits]))
-        self.num_later += len(hits)
+        places = _nonzero(np.greater(cosines, self.values[:, -1:], out=self.room[1] if whole else None))
+        self.later.append((places // columns, places % columns + first, cosines.ravel()[places]))
+        self.num_later += len(places)
         if self.num_later > self.values.size:
             self._order_later()
 
@@ -103,19 +103,13 @@ class _Best:
 
 
 def _nonzero(mask: np.ndarray) -> np.ndarray:
-    """Return the flat places where a mask [rows, columns] is true; quick where few are: words of eight are joined."""
-    if mask.shape[1] % (8 * JOINED):
-        return np.flatnonzero(mask)
-    words = mask.view(np.uint64).reshape(len(mask), JOINED, -1)
-    joined = words[:, : JOINED // 2] | words[:, JOINED // 2 :]
-    while joined.shape[1] > 1:
-        joined = joined[:, : joined.shape[1] // 2] | joined[:, joined.shape[1] // 2 :]
-    rows, places = np.nonzero(joined[:, 0])
-    inside = mask.reshape(len(mask), JOINED, -1, 8)[rows, :, places]
-    which, part, byte = np.nonzero(inside)
-    found = rows[which] * mask.shape[1] + part * (mask.shape[1] // JOINED) + places[which] * 8 + byte
-    found.sort()
-    return found
+    """Return the flat places where a mask is true; eight are looked at together, since few are."""
+    flat = mask.ravel()
+    if flat.size % 8:
+        return np.flatnonzero(flat)
+    words = np.flatnonzero(flat.view(np.uint64) != 0)
+    which, byte = np.nonzero(flat.reshape(-1, 8)[words])
+    return words[which] * 8 + byte
 
 
 def _top(values: np.ndarray, k: int) -> np.ndarray:
