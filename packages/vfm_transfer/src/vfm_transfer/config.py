@@ -132,6 +132,8 @@ class RunConfig:
         task: "classify" or "segment".
         teacher_size: Input of the teacher; 0 takes its own.
         student_size: Of the student.
+        teacher_stride: Pixels to a cell of the teacher's map, see `NetworkConfig`; 0 takes its own.
+        student_stride: Of the student's.
         teach_mode: How the teacher learns the task: "full", "lora" or "linear".
         lora_rank: Rank of the low-rank updates.
         finetune_mode: "full", "linear" (the head on transferred features alone), "linear-then-full".
@@ -146,6 +148,8 @@ class RunConfig:
     task: Task = "classify"
     teacher_size: int = 0
     student_size: int = 0
+    teacher_stride: int = 0
+    student_stride: int = 0
     teach_mode: TeachMode = "full"
     lora_rank: int = 8
     finetune_mode: FinetuneMode = "full"

@@ -89,8 +89,6 @@ def _timm(module: str = "timm") -> Any:
 
 def _create_timm(name: str, size: int, pretrained: bool, keep_classifier: bool, stride: int) -> Any:
     timm = _timm()
-    if not timm.is_model(name):
-        raise unknown_name("model of timm", name, timm.list_models())
     options: dict[str, Any] = {"pretrained": pretrained} | ({} if keep_classifier else {"num_classes": 0})
     if stride:
         try:
@@ -278,6 +276,27 @@ def make_head(config: NetworkConfig, backbone: Any) -> nn.Module:
     return nn.Linear(pooled, config.num_classes)
 
 
+def find_source(config: NetworkConfig) -> tuple[str, str]:
+    """Return a network's source and its name there, without building it.
+
+    Raises:
+        ValueError: An unknown name, or a stride that the source cannot give.
+    """
+    full = SHORT_NAMES.get(config.name, config.name)
+    source, separator, name = full.partition(":")
+    if not separator:
+        source, name = "timm", full
+        if not _timm().is_model(name):
+            raise unknown_name("backbone", name, [*SHORT_NAMES, *(f"{s}:NAME" for s in ("timm", "callable"))])
+    if source not in SOURCES:
+        raise unknown_name("source of backbones", source, list(SOURCES))
+    if source == "timm" and not _timm().is_model(name):
+        raise unknown_name("model of timm", name, _timm().list_models())
+    if config.stride and source not in DILATED:
+        raise ValueError(f"`stride` (={config.stride}): {config.name!r} cannot have it; it is for networks of timm.")
+    return source, name
+
+
 def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier: bool = False) -> Network:
     """Build a network by name.
 
@@ -300,16 +319,7 @@ def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier
         >>> build_network(NetworkConfig("convnet", 10)).config.image_size
         28
     """
-    full = SHORT_NAMES.get(config.name, config.name)
-    source, separator, name = full.partition(":")
-    if not separator:
-        source, name = "timm", full
-        if not _timm().is_model(name):
-            raise unknown_name("backbone", name, [*SHORT_NAMES, *(f"{s}:NAME" for s in ("timm", "callable"))])
-    if source not in SOURCES:
-        raise unknown_name("source of backbones", source, list(SOURCES))
-    if config.stride and source not in DILATED:
-        raise ValueError(f"`stride` (={config.stride}): {config.name!r} cannot have it; it is for networks of timm.")
+    source, name = find_source(config)
     finer = {"stride": config.stride} if config.stride else {}
     backbone: Any = SOURCES[source](name, config.image_size, pretrained, classifier, **finer)
     size, mean, std = backbone.defaults
