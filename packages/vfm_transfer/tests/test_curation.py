@@ -243,6 +243,17 @@ def test_embeddings_of_different_models_are_refused():
     assert len(curate(queries, np.eye(3), 2)) == 2  # an unknown one goes with any
 
 
+@pytest.mark.parametrize(("threshold", "kept"), [(1.0, 3), (-1.0, 0)])
+def test_thresholds_at_the_ends(threshold, kept):
+    """A cosine of one is never above one; one of at least minus one always is above it but where it is equal."""
+    gallery = np.array([[1.0, 0], [0, 1], [1, 1]])
+    if kept:
+        assert len(curate(np.array([[1.0, 0]]), gallery, kept, dedup_threshold=threshold)) == kept
+    else:
+        with pytest.raises(ValueError, match="only 0 images are left"):
+            curate(np.array([[1.0, 0]]), gallery, 1, dedup_threshold=threshold)
+
+
 def test_no_query_can_ask_for_more_than_half_of_the_total():
     with pytest.raises(ValueError, match="`num_queries`"):
         images_per_query(153_680)
