@@ -24,7 +24,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """The waiting times of a log, a hundredth of what they are."""
+    """The waiting times of a log, a hundredth of what they are; and no command was quiet before."""
+    monkeypatch.delenv("TENFOLD_QUIET", raising=False)
     monkeypatch.setattr(progress_module, "SILENT_SECONDS", 0.02)
     monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.05)
 
@@ -54,6 +55,18 @@ def test_short_work_is_silent(stream, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream())
     work(0.001)
     assert sys.stderr.getvalue() == ""  # ty: ignore[unresolved-attribute]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_quiet_command_is_silent_everywhere(quiet, hurry, monkeypatch, capsys):
+    setup_logging(quiet=not quiet)
+    setup_logging(quiet=quiet)
+    work(0.03)
+    seen = "import sys, time\nfrom tenfold_shared import progress as p\np.SILENT_SECONDS = 0\n"
+    seen += "for _ in p.progress([1], description='there'): time.sleep(0.01)"
+    child = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True)
+    monkeypatch.setenv("TENFOLD_QUIET", "0")
+    assert (capsys.readouterr().err == "") == (child.stderr == "") == quiet
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])

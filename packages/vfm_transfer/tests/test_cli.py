@@ -204,6 +204,7 @@ def two_models(here, folder):
 
 RUN = ("run", "--labels", "few", "--transfer", "pile", "--out", "out", *TINY)
 HERE_PILE = ("run", "--labels", "few", "--transfer", "PILE", "--out", "out", *TINY)
+REAL = ("run", "--labels", "FEW", "--transfer", "PILE", "--out", "out", *TINY)
 CURATE = ("curate", "--queries", "q.npy", "--gallery", "g.npy", "--out", "out/transfer.txt")
 
 
@@ -222,6 +223,9 @@ CURATE = ("curate", "--queries", "q.npy", "--gallery", "g.npy", "--out", "out/tr
         (corrupt_pile, RUN, "pile/broken.jpg: not a whole image (1 of 61)"),
         (small_pile, (*RUN, "--use-teacher", "nowhere"), "nowhere: no network here"),
         (small_pile, (*RUN, "--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'?"),
+        (small_pile, (*RUN, "--temperature", "0"), "`temperature` (=0.0) must be above 0."),
+        (enough, (*REAL, "--student-stride", "16"), "'convnet' cannot have it"),
+        (enough, (*REAL, "--teacher", "resnet5"), "unknown backbone 'resnet5'"),
         (small_pile, ("evaluate", "few"), "few: no network here"),
         (enough, (*CURATE, "--total", "8", "--balance", "cover", "--dedup-threshold", "0.9"), "has no effect"),
         (enough, (*CURATE, "--total", "8", "--balance", "class"), "needs the classes of the queries"),
@@ -232,7 +236,8 @@ CURATE = ("curate", "--queries", "q.npy", "--gallery", "g.npy", "--out", "out/tr
 def test_bad_input_is_one_sentence_and_leaves_no_trace(monkeypatch, capsys, here, folder, make, arguments, sentence):
     make(here, folder)
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
-    arguments = [folder / "pile" if argument == "PILE" else argument for argument in arguments]
+    places = {"PILE": folder / "pile", "FEW": folder / "few"}
+    arguments = [places.get(argument, argument) for argument in arguments]
     status, out, err = call(monkeypatch, capsys, *arguments)
     assert (status, out) == (2, "")
     last = err.strip().splitlines()[-1]

@@ -162,7 +162,7 @@ def test_a_gallery_on_disk_in_parts_is_read_in_blocks(tmp_path):
     assert np.allclose(gallery.take(np.array([699, 0, 400])), unit(vectors[[699, 0, 400]]), atol=1e-6)
 
 
-def test_memory_of_the_exact_search_does_not_grow_with_the_gallery():
+def test_the_exact_search_does_not_hold_the_gallery():
     import tracemalloc
 
     peaks = []
@@ -173,7 +173,29 @@ def test_memory_of_the_exact_search_does_not_grow_with_the_gallery():
         ExactSearcher(gallery).search(unit(block[:8]), 5)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] - peaks[0] < 6 * 8192 * 16  # a length and its inverse, not the 64 bytes of a vector
+
+
+@pytest.mark.parametrize("size", [1024, 1023, 4000])
+def test_exact_search_of_vectors_of_any_length_in_strips(size):
+    """The k-th best is beaten early, late, and by many at once; lengths differ, or are one."""
+    generator = np.random.default_rng(size)
+    vectors = generator.normal(size=(size, 6)).astype(np.float32)
+    vectors[size // 2 :] += 4  # all nearer to the queries than the first half
+    queries = unit(generator.normal(size=(1100, 6)) + 4)
+    for gallery in (vectors * generator.uniform(0.01, 50, (size, 1)).astype(np.float32), unit(vectors)):
+        ids, values = ExactSearcher(Embeddings.of(gallery)).search(queries, 30)
+        similarity = queries @ unit(gallery).T
+        right = -np.sort(-similarity, axis=1)[:, :30]
+        assert np.allclose(values, right, atol=1e-6)
+        assert np.allclose(np.take_along_axis(similarity, ids, 1), right, atol=1e-6)
+        assert all(len(set(row)) == 30 for row in ids.tolist())
+
+
+def test_lengths_beyond_float32_squares():
+    gallery = Embeddings.of(np.array([[1e30, 1e30], [1e-30, 0.0], [3.0, 4.0]], np.float32))
+    assert np.allclose(gallery.lengths(), [2**0.5 * 1e30, 1e-30, 5], rtol=1e-5)
+    assert np.allclose(np.linalg.norm(next(gallery.blocks())[1], axis=1), 1, atol=1e-6)
 
 
 def test_cover_spreads_over_what_is_relevant():
@@ -219,6 +241,17 @@ def test_embeddings_of_different_models_are_refused():
     with pytest.raises(ValueError, match=r"different models \(a and b\)"):
         curate(queries, gallery, 1)
     assert len(curate(queries, np.eye(3), 2)) == 2  # an unknown one goes with any
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(1.0, 3), (-1.0, 0)])
+def test_thresholds_at_the_ends(threshold, kept):
+    """A cosine of one is never above one; one of at least minus one always is above it but where it is equal."""
+    gallery = np.array([[1.0, 0], [0, 1], [1, 1]])
+    if kept:
+        assert len(curate(np.array([[1.0, 0]]), gallery, kept, dedup_threshold=threshold)) == kept
+    else:
+        with pytest.raises(ValueError, match="only 0 images are left"):
+            curate(np.array([[1.0, 0]]), gallery, 1, dedup_threshold=threshold)
 
 
 def test_no_query_can_ask_for_more_than_half_of_the_total():

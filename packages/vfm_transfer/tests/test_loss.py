@@ -62,6 +62,7 @@ def test_contrastive_by_hand():
     features, t = torch.eye(3), 0.5
     expected = -math.log(math.exp(2) / (math.exp(2) + 2))
     assert loss.contrastive(5 * features, 2 * features, t).item() == pytest.approx(expected, abs=1e-6)
+    assert loss.contrastive(features, features[[1, 2, 0]]) == loss.contrastive(features, features[[1, 2, 0]], 0.07)
     same = torch.ones(4, 3)
     assert loss.contrastive(same, same).item() == pytest.approx(math.log(4), abs=1e-5)
     assert loss.contrastive(features, features[[1, 2, 0]], t).item() > expected

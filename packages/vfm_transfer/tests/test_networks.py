@@ -28,6 +28,20 @@ def test_the_packaged_teacher_knows_imagenet():
         assert network(photo("coffee", 300)).argmax().item() == 967  # brought to 224 by the network itself
 
 
+def test_a_finer_map_has_the_same_weights():
+    plain = build_network(NetworkConfig("timm:tf_efficientnet_lite0", 3, "segment", 64))
+    fine = build_network(NetworkConfig("timm:tf_efficientnet_lite0", 3, "segment", 64, stride=16))
+    fine.load_state_dict(plain.state_dict())
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        coarse, map_ = plain.eval().features(pixels)[1], fine.eval().features(pixels)[1]
+    assert (coarse.shape[-2:], map_.shape[-2:]) == ((2, 2), (4, 4))
+    assert fingerprint(plain) != fingerprint(fine), "their features differ"
+    for name in ("convnet", "timm:vit_tiny_patch16_224"):
+        with pytest.raises(ValueError, match=r"`stride` \(=16\): '.*' cannot have it"):
+            build_network(NetworkConfig(name, 3, "segment", stride=16))
+
+
 def test_the_frozen_teacher_from_onnx(tmp_path):
     network = build_network(NetworkConfig("opennsfw", 4), pretrained=True)
     pixels = photo("astronaut", 100)

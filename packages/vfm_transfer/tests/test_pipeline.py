@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from vfm_transfer import PRESETS, from_pretrained, run
 from vfm_transfer.config import Schedule
 from vfm_transfer.images import FileImages, list_images, open_labelled, open_segmentation
@@ -35,16 +37,21 @@ def digests(out):
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-# One process that imports torch once; every attempt is a fork of it that kills itself after so many writes and steps.
+# One process that imports everything once (counting operations and an optimiser bring in seconds of modules); every
+# attempt is a fork of it that kills itself after so many writes and steps.
 ATTEMPTS = """
 import json, os, random, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from vfm_transfer import PRESETS, run
+from vfm_transfer import PRESETS, build_network, run
+from vfm_transfer.config import NetworkConfig
 from vfm_transfer.images import FileImages, list_images, open_labelled
+from vfm_transfer.ledger import count_flops
 from vfm_transfer.pipeline import RunData
 
+warm = build_network(NetworkConfig("convnet", 3))
+count_flops(warm), torch.optim.AdamW(warm.parameters())
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 draw, kills, finished = random.Random(0), [], False
 while not finished:
@@ -103,6 +110,26 @@ def test_a_stage_that_depends_on_something_else_is_refused(data, done):
         run(replace(TINY, teach=replace(TINY.teach, lr=1e-4)), data, done[0])
     with pytest.raises(ValueError, match=r"3-student: made with another mode"):
         run(replace(TINY, finetune_mode="linear"), data, done[0])
+
+
+def test_images_that_changed_are_noticed_and_a_moved_folder_is_not(folder, tmp_path):
+    short = Schedule(steps=2, batch_size=8, views=0)
+    config = replace(TINY, teach=short, transfer=replace(TINY.transfer, schedule=replace(short, views=1)))
+    config = replace(config, finetune=short)
+
+    def again(root):
+        pile = FileImages(list_images(root / "pile"), 28)
+        return run(config, RunData(open_labelled(root / "few", 28), pile), tmp_path / "out")
+
+    shutil.copytree(folder, tmp_path / "here")
+    first = again(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert again(tmp_path / "there") == first
+    for part, stage, what in (("pile", "2-pretrained", "images"), ("few", "1-teacher", "labels")):
+        victim = sorted((tmp_path / "there" / part).rglob("*.png"))[5]
+        Image.new("RGB", (28, 28), (9, 9, 9)).save(victim)  # under the same name
+        with pytest.raises(ValueError, match=f"{stage}: made with another {what}"):
+            again(tmp_path / "there")
 
 
 def test_stages_can_be_replaced(data, done, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,8 +136,24 @@ def test_the_kept_runs_give_the_recorded_figures():
     with pytest.raises(RuntimeError, match="the kept runs do not give ours"):
         reproduce.check_recorded(broken)
     rates = recorded_rates()
-    assert set(rates) == {"teacher", *reproduce.TUNED}
-    assert {len(trials) for arm, trials in reproduce._results("rates.json").items() if arm != "teacher"} == {6}
+    scenes = {f"scenes-{arm}" for arm in ("teacher", *reproduce.SCENES_TUNED)}
+    assert set(rates) == {"teacher", *reproduce.TUNED} | scenes
+    trials = reproduce._results("rates.json").items()
+    assert {len(found) for arm, found in trials if "teacher" not in arm} == {6}
+
+
+def test_rates_of_the_readme_are_those_of_the_kept_runs():
+    def rate(arm, parts):
+        runs = [r for r in recorded_runs() if r["arm"] == arm and r["world"] == "cifar" and r["cpu_seconds"] > 1]
+        return np.median([sum(r["flops"][part] for part in parts) / r["cpu_seconds"] for r in runs]) / 1e9
+
+    found = (
+        rate("teacher", ("teacher_forward", "teacher_backward")),
+        rate("scratch", ("student_forward", "student_backward")),
+    )
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"(\d+) x 10\^9", text.split("<!-- rates -->")[1].split("<!-- /rates -->")[0])
+    assert [int(number) for number in numbers] == [round(value) for value in found]
 
 
 def test_figures_of_the_kept_runs(tmp_path):

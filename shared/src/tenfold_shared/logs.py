@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tenfold_shared.files import append_jsonl, atomic_write, plain_json, read_jsonl
+from tenfold_shared.progress import QUIET_VARIABLE
 
 __all__ = ["MetricsWriter", "setup_logging"]
 
@@ -24,10 +25,11 @@ def setup_logging(quiet: bool = False, verbose: bool = False, *, package: str | 
     Ranks other than 0 (environment variable RANK) show errors only.
 
     Args:
-        quiet: Warnings and errors only; wins over `verbose`.
+        quiet: Warnings and errors only, and no progress; wins over `verbose`.
         verbose: Debug lines too.
         package: Import name; libraries other than it then speak from warnings up.
     """
+    os.environ[QUIET_VARIABLE] = "1" if quiet else "0"
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     if os.environ.get("RANK", "0") != "0":
         level = logging.ERROR

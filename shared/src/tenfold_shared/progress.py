@@ -13,6 +13,7 @@ __all__ = ["progress"]
 
 SILENT_SECONDS = 2.0  # work that ends sooner shows nothing
 LINE_SECONDS = 5.0
+QUIET_VARIABLE = "TENFOLD_QUIET"  # of the environment, so that worker processes are silent too
 
 
 def progress(
@@ -26,7 +27,7 @@ def progress(
     """Show on stderr how far the work is.
 
     Use it around an iterable, or as a context manager whose `update(n)` counts. Ranks other than 0
-    (environment variable RANK) stay silent.
+    (environment variable RANK) stay silent, and so does everything after `setup_logging(quiet=True)`.
 
     Args:
         iterable: What to go through; None to call `update` by hand.
@@ -39,7 +40,7 @@ def progress(
         >>> with progress(total=3, description="adding") as bar:
         ...     bar.update(3)
     """
-    silent = quiet or os.environ.get("RANK", "0") != "0"
+    silent = quiet or os.environ.get(QUIET_VARIABLE) == "1" or os.environ.get("RANK", "0") != "0"
     shown: dict[str, Any] = dict(total=total, desc=description, unit=f" {unit}", disable=silent)
     if sys.stderr.isatty():
         return tqdm(iterable, **shown, delay=SILENT_SECONDS, dynamic_ncols=True)

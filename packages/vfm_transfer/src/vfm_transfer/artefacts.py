@@ -100,12 +100,12 @@ def replacement(folder: Path) -> Artefact:
 
 
 def digest_images(images: Images) -> str:
-    """Return a digest of a set's names."""
-    return hashlib.sha256("\n".join(images.names()).encode()).hexdigest()[:16]
+    """Return a digest of the contents of a set, in their order."""
+    return hashlib.sha256("\n".join(images.digests()).encode()).hexdigest()[:16]
 
 
 def digest_labelled(examples: Labelled) -> str:
-    """Return a digest of names, labels and classes."""
+    """Return a digest of images, labels and classes."""
     digest = hashlib.sha256(digest_images(examples.images).encode())
     labels = examples.labels
     digest.update(labels.tobytes() if isinstance(labels, np.ndarray) else digest_images(labels).encode())

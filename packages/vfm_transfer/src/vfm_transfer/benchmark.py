@@ -8,8 +8,9 @@ own). The same pair, teacher at every step, as timm's `LogitDistillationTask` wi
 the same pixels (aim: as fast). Search: 100 nearest of each query in clustered vectors of 384 dimensions; exact against
 faiss's flat index (aim: at least as fast), and faiss's inverted lists at a measured recall of 0.95 and more against the
 same (aim: ten times as fast; building the lists is a row of its own). CPU seconds of this process with one thread,
-medians over interleaved rounds. Checked: kept and live losses agree to the rounding of what is kept, ours and timm's
-agree, and the exact search finds faiss's neighbours.
+medians over interleaved rounds; `OMP_NUM_THREADS=1` in the environment keeps NumPy's matrix products to one thread too.
+Checked: kept and live losses agree to the rounding of what is kept, ours and timm's agree, and the exact search finds
+faiss's neighbours.
 """
 
 from __future__ import annotations

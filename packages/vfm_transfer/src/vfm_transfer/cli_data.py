@@ -103,7 +103,7 @@ class Curate(Output):
     gallery: Path = Path("gallery.npy")
     """Embeddings of the pile: a file, or a folder of files, read block by block."""
     total: int = 0
-    """Images to choose; the queries are not counted."""
+    """Images to choose, not counting the queries; needed unless --published."""
     published: bool = False
     """Choose as the paper does: 153,680 // queries - 1 for each query."""
     balance: Literal["query", "class", "none", "random", "cover"] = "query"

@@ -73,26 +73,31 @@ def memory_side(config: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """A preset, and what is otherwise."""
+    """A preset, and what is otherwise; None leaves what the preset says (`vfm-transfer presets --json`)."""
 
     preset: str = "lite"
-    """See `vfm-transfer presets`."""
+    """lite (EfficientNet-Lite0 teaches a 28-pixel network, on a CPU), dinov2-fastvit, ...; `vfm-transfer presets`."""
     teacher: str | None = None
     """Backbone: timm:NAME, transformers:FOLDER, open_clip:NAME/WEIGHTS, callable:MODULE:FUNCTION, or a short name."""
     student: str | None = None
-    """Backbone, alike."""
+    """Backbone of the small network, alike."""
     arm: Arm | None = None
-    """oriented is the method; the others are baselines."""
+    """oriented is the method; cosine, mse, contrastive, patch match features; logits the teacher's own classifier; self
+    needs no teacher; scratch has labels alone; checkpoint begins with any weights."""
     task: Task | None = None
     """classify or segment."""
     teacher_size: int | None = None
     """Input of the teacher in pixels."""
     student_size: int | None = None
     """Input of the student in pixels."""
+    teacher_stride: int | None = None
+    """Pixels to a cell of the teacher's map (8, 16, 32; networks of timm): finer masks, more operations."""
+    student_stride: int | None = None
+    """Of the student's map."""
     teach_mode: TeachMode | None = None
-    """full, lora or linear."""
+    """full trains all of the teacher, lora low-rank updates, linear the head alone."""
     finetune_mode: FinetuneMode | None = None
-    """full, linear or linear-then-full."""
+    """full; linear trains the head alone on transferred features; linear-then-full the head first."""
     steps: Annotated[tuple[int, int, int] | None, arg(metavar="TEACH TRANSFER FINETUNE")] = None
     """Steps of the three trainings."""
     lr: Annotated[tuple[float, float, float] | None, arg(metavar="TEACH TRANSFER FINETUNE")] = None
@@ -100,9 +105,9 @@ class Settings:
     batch_size: int | None = None
     """Images of a step, in all three."""
     views: int | None = None
-    """Views of an image whose teacher outputs are kept."""
+    """Augmented views of an image; the teacher sees each once, and its outputs are kept."""
     temperature: float | None = None
-    """Of softened predictions."""
+    """Of softened predictions, above 0."""
     seed: int = 0
     """Of weights, order and views."""
     save_every: int | None = None
@@ -114,12 +119,14 @@ class Settings:
 
         if self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, list(PRESETS))
-        names = ("teacher", "student", "arm", "task", "teacher_size", "student_size", "teach_mode", "finetune_mode")
+        names = ("teacher", "student", "arm", "task", "teacher_size", "student_size", "teacher_stride",
+                 "student_stride", "teach_mode", "finetune_mode")  # fmt: skip
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         base = replace(PRESETS[self.preset], **changes)
         middle = self._changed(base.transfer.schedule, 1)
         middle = replace(middle, views=middle.views if self.views is None else self.views)
-        transfer = replace(base.transfer, schedule=middle, temperature=self.temperature or base.transfer.temperature)
+        temperature = base.transfer.temperature if self.temperature is None else self.temperature
+        transfer = replace(base.transfer, schedule=middle, temperature=temperature)
         base = replace(
             base, teach=self._changed(base.teach, 0), transfer=transfer, finetune=self._changed(base.finetune, 2)
         )

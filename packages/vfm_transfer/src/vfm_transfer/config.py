@@ -23,6 +23,8 @@ class NetworkConfig:
         image_size: Side of the square input in pixels; 0 takes the backbone's own.
         mean: Channel means that are subtracted from pixels of 0 to 1; None takes the backbone's own.
         std: Channel deviations, alike.
+        stride: Pixels of the input to a cell of the map, 8, 16 or 32, for convolutional networks of timm; 0 takes the
+            network's own. A finer map costs more operations, and is worth it for segmentation.
     """
 
     name: str
@@ -31,6 +33,7 @@ class NetworkConfig:
     image_size: int = 0
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    stride: int = 0
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -129,6 +132,8 @@ class RunConfig:
         task: "classify" or "segment".
         teacher_size: Input of the teacher; 0 takes its own.
         student_size: Of the student.
+        teacher_stride: Pixels to a cell of the teacher's map, see `NetworkConfig`; 0 takes its own.
+        student_stride: Of the student's.
         teach_mode: How the teacher learns the task: "full", "lora" or "linear".
         lora_rank: Rank of the low-rank updates.
         finetune_mode: "full", "linear" (the head on transferred features alone), "linear-then-full".
@@ -143,6 +148,8 @@ class RunConfig:
     task: Task = "classify"
     teacher_size: int = 0
     student_size: int = 0
+    teacher_stride: int = 0
+    student_stride: int = 0
     teach_mode: TeachMode = "full"
     lora_rank: int = 8
     finetune_mode: FinetuneMode = "full"

@@ -170,8 +170,7 @@ def check_pair(queries: Embeddings, gallery: Embeddings, total: int) -> None:
     if not 1 <= total <= len(gallery):
         raise ValueError(f"`total` (={total}) must be from 1 to the gallery's {len(gallery)} images.")
     for embeddings in (queries, gallery):
-        for _ in embeddings.blocks():
-            pass
+        embeddings.lengths()
     if queries.fingerprint and gallery.fingerprint and queries.fingerprint != gallery.fingerprint:
         raise ValueError(
             f"queries and gallery come from different models ({queries.fingerprint} and {gallery.fingerprint}); "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Embeddings", "embed", "fingerprint", "open_embeddings", "save_embeddings"]
 
 BLOCK_ROWS = 8192
+UNIT_TOLERANCE = 1e-6
 CHUNK = 64
 
 
@@ -46,6 +47,7 @@ class Embeddings:
     fingerprint: str = ""
     labels: tuple[Any, ...] | None = None
     names: tuple[str, ...] | None = field(default=None, repr=False)
+    _lengths: list[np.ndarray] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, vectors: Any, **rest: Any) -> Embeddings:
@@ -71,17 +73,37 @@ class Embeddings:
         """Width of a vector."""
         return self.parts[0].shape[1]
 
+    def raw_blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the first row's number and the vectors as they are, in float32, a block at a time."""
+        first = 0
+        for part in self.parts:
+            for start in range(0, len(part), rows):
+                yield first + start, np.asarray(part[start : start + rows], dtype=np.float32)
+            first += len(part)
+
+    def lengths(self) -> np.ndarray:
+        """Return the length of every vector [num] in float32; all are read and checked once, and the lengths kept.
+
+        Raises:
+            ValueError: A value that is not finite, or a vector of length zero.
+        """
+        if not self._lengths:
+            found = np.empty(len(self), np.float32)
+            for first, block in self.raw_blocks():
+                found[first : first + len(block)] = _lengths_of(block, first)
+            self._lengths.append(found)
+        return self._lengths[0]
+
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the first row's number and unit vectors in float32, a block at a time.
 
         Raises:
             ValueError: A value that is not finite, or a vector of length zero.
         """
-        first = 0
-        for part in self.parts:
-            for start in range(0, len(part), rows):
-                yield first + start, unit_vectors(part[start : start + rows], first + start)
-            first += len(part)
+        lengths = self.lengths()
+        for first, block in self.raw_blocks(rows):
+            length = lengths[first : first + len(block)]
+            yield first, block if are_units(length) else block / length[:, None]
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return unit vectors of some rows, in the order asked for."""
@@ -97,20 +119,32 @@ class Embeddings:
 def unit_vectors(values: np.ndarray, first: int) -> np.ndarray:
     """Return rows of length one in float32; `first` is the number of the first one, for messages."""
     found = np.asarray(values, dtype=np.float32)
-    length = np.sqrt(np.einsum("nd,nd->n", found, found, dtype=np.float64)) if found.size else np.zeros(0)
+    return found / _lengths_of(found, first)[:, None]
+
+
+def are_units(lengths: np.ndarray) -> bool:
+    """Whether lengths are one to float32's rounding, so that vectors can be used as they are."""
+    return bool((np.abs(lengths - 1) < UNIT_TOLERANCE).all())
+
+
+def _lengths_of(block: np.ndarray, first: int) -> np.ndarray:
+    """Lengths of rows in float32, which are also the check that every value is finite."""
+    length = np.sqrt(np.einsum("nd,nd->n", block, block))
+    if not (np.isfinite(length) & (length > 0)).all():  # squares may have left the range of float32
+        length = np.sqrt(np.einsum("nd,nd->n", block, block, dtype=np.float64)).astype(np.float32)
     if not np.isfinite(length).all():
         raise ValueError(
             f"row {first + int(np.argmin(np.isfinite(length)))} of the embeddings is not finite (nan or inf)."
         )
     if (length == 0).any():
         raise ValueError(f"row {first + int(np.argmin(length))} of the embeddings is zero; it has no direction.")
-    return (found / length[:, None]).astype(np.float32)
+    return length
 
 
 def fingerprint(network: Network) -> str:
     """Return a name for a network's features: backbone, input and weights, without the head."""
     config = network.config
-    digest = hashlib.sha256(json.dumps([config.image_size, config.mean, config.std]).encode())
+    digest = hashlib.sha256(json.dumps([config.image_size, config.mean, config.std, config.stride]).encode())
     digest.update(str(getattr(network.backbone, "digest", "")).encode())
     for name, value in sorted(network.backbone.state_dict().items()):
         digest.update(name.encode())

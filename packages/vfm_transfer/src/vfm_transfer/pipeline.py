@@ -20,7 +20,7 @@ from vfm_transfer.config import Arm, NetworkConfig, Objective, RunConfig, Schedu
 from vfm_transfer.evaluate import evaluate
 from vfm_transfer.images import Images, Labelled
 from vfm_transfer.ledger import Ledger
-from vfm_transfer.networks import Network, build_network
+from vfm_transfer.networks import Network, build_network, find_source
 from vfm_transfer.stages import StageResult, check_transfer, distill, finetune, teach
 
 __all__ = ["RunData", "compare", "run"]
@@ -127,6 +127,9 @@ def check_run(config: RunConfig, data: RunData, replaced: Replaced) -> None:
             )
     if replaced.pretrained:
         read_config(replaced.pretrained)
+    elif config.arm not in ("self", "scratch", "checkpoint") and not replaced.teacher:
+        find_source(_teacher(config, num))
+    new_student(config, num, config.finetune)
     size = config.transfer.schedule.batch_size
     if needs_pile and data.transfer is not None and len(data.transfer) < size:
         raise InputError(
@@ -135,8 +138,16 @@ def check_run(config: RunConfig, data: RunData, replaced: Replaced) -> None:
         )
 
 
-def _network(name: str, size: int, config: RunConfig, num_classes: int) -> NetworkConfig:
-    return NetworkConfig(name, num_classes, config.task, size)
+def _student(config: RunConfig, num_classes: int) -> NetworkConfig:
+    return NetworkConfig(config.student, num_classes, config.task, config.student_size, stride=config.student_stride)
+
+
+def _teacher(config: RunConfig, num_classes: int) -> NetworkConfig:
+    return NetworkConfig(config.teacher, num_classes, config.task, config.teacher_size, stride=config.teacher_stride)
+
+
+def _teacher_name(config: RunConfig) -> list[Any]:
+    return [config.teacher, config.teacher_size, config.teacher_stride]
 
 
 def _seeded(schedule: Schedule, build: Any) -> Network:
@@ -147,12 +158,12 @@ def _seeded(schedule: Schedule, build: Any) -> Network:
 
 def new_student(config: RunConfig, num_classes: int, schedule: Schedule) -> Network:
     """Build an untrained student."""
-    return _seeded(schedule, lambda: build_network(_network(config.student, config.student_size, config, num_classes)))
+    return _seeded(schedule, lambda: build_network(_student(config, num_classes)))
 
 
 def new_teacher(config: RunConfig, num_classes: int, *, classifier: bool = False) -> Network:
     """Build the pretrained teacher under a new head, or under its own classifier; a `convnet` has random weights."""
-    described = _network(config.teacher, config.teacher_size, config, num_classes)
+    described = _teacher(config, num_classes)
     pretrained = config.teacher != "convnet"
     return _seeded(config.teach, lambda: build_network(described, pretrained=pretrained, classifier=classifier))
 
@@ -164,13 +175,13 @@ def make_teacher(config: RunConfig, data: RunData, out: Path, device: torch.devi
     request["labels"] = digest_labelled(data.labelled)
     if config.arm == "self":
         schedule = scratch_schedule(config)
-        request |= {"schedule": asdict(schedule), "network": [config.student, config.student_size, config.task]}
+        request |= {"schedule": asdict(schedule), "network": asdict(_student(config, num))}
 
         def learn(work: Path) -> StageResult:
             return finetune(new_student(config, num, schedule).to(device), data.labelled, schedule, folder=work)
 
         return make_stage(out / "1-teacher", request, learn)
-    request |= {"network": [config.teacher, config.teacher_size, config.task], "mode": config.teach_mode}
+    request |= {"network": [*_teacher_name(config), config.task], "mode": config.teach_mode}
     request["rank"] = config.lora_rank if config.teach_mode == "lora" else 0
 
     def learn_task(work: Path) -> StageResult:
@@ -193,8 +204,8 @@ def make_pretrained(
     transfer = replace(config.transfer, objective=objective)
     assert data.transfer is not None
     request = {
-        "network": [config.student, config.student_size, config.task],
-        "teacher": weights_digest(teacher.folder) if teacher else [config.teacher, config.teacher_size],
+        "network": asdict(_student(config, len(data.labelled.classes))),
+        "teacher": weights_digest(teacher.folder) if teacher else _teacher_name(config),
         "transfer": asdict(transfer),
         "images": digest_images(data.transfer),
         "classes": len(data.labelled.classes),
@@ -227,7 +238,7 @@ def make_student(
     alone = pretrained is None and config.arm == "scratch"
     schedule = scratch_schedule(config) if alone else config.finetune
     request = {
-        "start": weights_digest(pretrained.folder) if pretrained else [config.student, config.student_size, config.arm],
+        "start": weights_digest(pretrained.folder) if pretrained else [asdict(_student(config, num)), config.arm],
         "schedule": asdict(schedule),
         "mode": "full" if alone else config.finetune_mode,
         "labels": digest_labelled(data.labelled),
@@ -246,8 +257,7 @@ def _start(config: RunConfig, pretrained: Artefact | None, num_classes: int, sch
     if pretrained is None:
         if config.arm == "scratch":
             return new_student(config, num_classes, schedule)
-        described = _network(config.student, config.student_size, config, num_classes)
-        return _seeded(schedule, lambda: build_network(described, pretrained=True))
+        return _seeded(schedule, lambda: build_network(_student(config, num_classes), pretrained=True))
     found = pretrained.load(torch.device("cpu"))
     if config.arm in ("oriented", "self") and found.config.num_classes == num_classes:
         return found

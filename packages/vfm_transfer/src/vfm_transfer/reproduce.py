@@ -5,8 +5,8 @@
 Fixed before the run. Data: CIFAR-10's test pictures (32 px, 800 of each class: 100 to draw labels from, 250 pool, 200
 gallery, 50 validation, 200 test, no picture in two parts) and, for what anybody can run, the 8,000 Fashion-MNIST
 pictures that the package ships, in the same parts. Label draws of 10 (all arms), 5 and 25 a class; a draw also seeds
-weights and order, and arms are paired by it. Ten draws of the arms beside the teacher, five of what hangs on the
-transfer set, of scenes and of Fashion-MNIST, three of the curve, two of open_nsfw.
+weights and order, and arms are paired by it. Ten draws of the arms and of the transfer sets, five of the curve, of
+scenes, of Fashion-MNIST and of open_nsfw.
 Teacher: EfficientNet-Lite0 (ImageNet, from a package) at 64 px, all of it fine-tuned for 40 steps of 32; open_nsfw's
 ResNet frozen, its head alone. Student: `convnet` at 28 px, 154,000 parameters, from random weights. Middle step: 250
 steps of 64 over 1,500 images with two views, teacher outputs kept; then 100 steps of 64 on the labels. Scratch has 350
@@ -14,11 +14,13 @@ steps on the labels. Self-training: the scratch student of the draw teaches a ne
 contrastive on the pretrained teacher's pooled features; "logits" is the same student distilled on the teacher's
 ImageNet logits over the generic images. Every arm with a middle step has six trials of rates (two of the middle step,
 three of fine-tuning), scratch six, the teacher three, on validation images of a draw of its own at 10 a class of
-CIFAR-10; those rates are used everywhere.
+CIFAR-10; those rates are used everywhere but for scenes. The curve has 0.2, 0.5, 1 and 3 times the middle step.
 Transfer sets, all of 1,500 images: in-domain (pool), generic (crops of scikit-image's photographs), out-of-domain
 (scikit-learn's digits), and out of a gallery of 2,000 pictures of the task among 4,000 crops and 1,797 digits: random,
 global top, query-balanced by the pretrained teacher's features. Scenes: clothes composed on photographs, 100 labelled
-with masks, 1,500 unlabelled, 500 for testing; patch features are the task-agnostic arm.
+with masks, 1,500 unlabelled, 500 for testing; patch features are the task-agnostic arm. Their teacher sees 96 px with a
+map of 6 x 6 cells and has 100 steps; every arm has as many trials of rates there as for classification, on validation
+scenes.
 Primary metric: test accuracy at 10 a class, oriented minus the strongest control, which is the one of cosine, MSE,
 contrastive, logits, self-training and scratch with the highest mean validation accuracy over the draws. Minimum effect:
 one point, the lower end of the paper's range. Cost is counted in operations (`ledger`). Runs are made phase by phase,
@@ -44,15 +46,17 @@ from tenfold_shared.claims import ClaimResult, read_recorded, write_claims
 from tenfold_shared.files import write_json
 
 from vfm_transfer.config import Schedule
-from vfm_transfer.experiment import Run, Scale, Setting, end_draw, make_run, tune
+from vfm_transfer.experiment import TUNING_DRAW, Run, Scale, Setting, end_draw, make_run, tune
 from vfm_transfer.verdicts import judge, not_attempted
 
 Budget = Literal["smoke", "laptop", "full"]
 LOG = logging.getLogger(__name__)
 TUNED = ("oriented", "cosine", "mse", "contrastive", "patch", "logits", "scratch", "self")
+SCENES_TUNED = ("scratch", "oriented", "patch", "self")
 SETS = ("generic", "out-of-domain", "random", "global", "query-balanced")
 FEW = ("teacher", "oriented", "mse", "self", "scratch")
-STEPS = (0.2, 3.0)
+SCENES = Run("teacher", TUNING_DRAW, kind="scenes", world="fashion")
+STEPS = (0.2, 0.5, 3.0)
 DATA = "CIFAR-10's test pictures and Fashion-MNIST, 1,500 unlabelled and 50 to 250 labelled images; scenes composed"
 LAPTOP_DATA = "Fashion-MNIST (shipped), 1,500 unlabelled and 100 labelled images"
 LACKING = "the run ended before it had both arms; see the CHANGELOG."
@@ -61,24 +65,19 @@ SMOKE = Scale((0,), (10,), 64, 32, Schedule(2, 8, 3e-4, views=0), Schedule(2, 8,
 
 def plan() -> Iterable[list[Run]]:
     """Yield the runs of the full budget, one draw of one phase at a time."""
-    for draw in range(5):
-        yield _all_arms(draw)
+    for draw in range(10):
+        curve = [Run(arm, draw, steps=steps) for arm in ("oriented", "mse") for steps in STEPS]
+        yield _all_arms(draw) + (curve if draw < 5 else [])
+    for draw in range(10):
+        yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
     for draw in range(5):
         yield [Run(arm, draw, world="fashion") for arm in FEW]
-    for draw in range(5):
+    for draw in range(10):
         yield [Run("oriented", draw, kind=kind) for kind in SETS]
     for draw in range(5):
-        yield [Run(arm, draw, kind="scenes", world="fashion") for arm in ("teacher", "oriented", "patch", "scratch")]
+        yield [Run(arm, draw, kind="scenes", world="fashion") for arm in ("teacher", *SCENES_TUNED)]
     for draw in range(5):
-        yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
-    for draw in range(5, 10):
-        yield _all_arms(draw)
-    for draw in range(3):
-        yield [Run(arm, draw, steps=steps) for arm in ("oriented", "mse") for steps in STEPS]
-    for draw in range(2):
         yield [Run(arm, draw, teacher="opennsfw") for arm in ("teacher", "oriented", "mse")]
-    for draw in range(5, 10):
-        yield from ([Run(arm, draw, budget) for arm in FEW] for budget in (5, 25))
 
 
 def _all_arms(draw: int) -> list[Run]:
@@ -93,6 +92,7 @@ def train_all(out: Path) -> None:
     deadline = time.time() + float(os.environ.get("VFM_TRANSFER_SECONDS", "inf"))
     setting = Setting(out, Scale())
     tune(setting, TUNED)
+    tune(setting, SCENES_TUNED, SCENES)
     for runs in plan():
         for run in runs:
             if time.time() > deadline:

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from tenfold_shared.commands import require_extra, unknown_name
 
-from vfm_transfer.embeddings import Embeddings
+from vfm_transfer.embeddings import Embeddings, are_units
 
 DIST = "vfm-transfer"
 Backend = Literal["exact", "faiss", "usearch"]
 QUERY_ROWS, SAMPLE, TARGET_RECALL = 1024, 100, 0.95
+STRIP_ROWS = 1024  # a strip's cosines with all queries stay in the cache
 ROWS_PER_LIST, TRAINING_ROWS = 200, 50_000
 
 
@@ -25,78 +26,109 @@ class Searcher(Protocol):
 
 
 class ExactSearcher:
-    """Every query against every vector, a block of the gallery at a time: memory does not grow with the gallery.
+    """Every query against every vector, a strip of the gallery at a time.
 
-    Of each block only what beats a query's k-th best so far is looked at, so that after the first blocks selecting
-    costs a comparison an entry. Equal cosines are ordered by number.
+    Memory is a block, the neighbours and a length for each vector. The lengths are taken once, when the searcher is
+    made; a search multiplies plain vectors and scales the products where they are not of length one. Equal cosines are
+    ordered by number.
     """
 
     def __init__(self, gallery: Embeddings) -> None:
-        self.gallery = gallery
+        self.gallery, lengths = gallery, gallery.lengths()
+        self.scale = None if are_units(lengths) else 1 / lengths
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k nearest of each query."""
         k = min(k, len(self.gallery))
-        best = [_Best(min(QUERY_ROWS, len(queries) - start), k) for start in range(0, len(queries), QUERY_ROWS)]
-        for first, block in self.gallery.blocks():
-            columns = torch.from_numpy(block).T
-            for place, found in enumerate(best):
-                rows = torch.from_numpy(queries[place * QUERY_ROWS : (place + 1) * QUERY_ROWS])
-                found.add(rows @ columns, first)
+        best = [_Best(queries[start : start + QUERY_ROWS], k) for start in range(0, len(queries), QUERY_ROWS)]
+        for first, block in self.gallery.raw_blocks():
+            for place in range(0, len(block), STRIP_ROWS):
+                vectors = block[place : place + STRIP_ROWS]
+                scale = None if self.scale is None else self.scale[first + place :][: len(vectors)]
+                for found in best:
+                    found.add(vectors, scale, first + place)
         pairs = [found.sorted() for found in best]
         return np.concatenate([ids for ids, _ in pairs]), np.concatenate([values for _, values in pairs])
 
 
 class _Best:
-    """The k best of each query so far: full from the start with places that anything beats."""
+    """The k best of each query so far, and what has beaten a query's k-th best since they were last ordered.
 
-    def __init__(self, num: int, k: int) -> None:
-        self.k = k
-        self.values = torch.full((num, k), -2.0)
-        self.ids = torch.full((num, k), -1, dtype=torch.int64)
+    What beats it is picked out with one comparison an entry. Ordering anew only when there is as much of it as there
+    are places means doing so about as often as the gallery doubles.
+    """
 
-    def add(self, similarity: torch.Tensor, first: int) -> None:
-        """Look at one block [queries, rows] whose first row has the number `first`."""
-        if similarity.shape[1] > 4 * self.k and bool((self.values[:, -1] > -2).all()):
-            rows, columns = self._above(similarity)
-            if len(rows) == 0:
-                return
-            similarity, columns = _pack(similarity, rows, columns)
-            ids = torch.where(columns >= 0, columns + first, -1)
-        else:
-            ids = torch.arange(first, first + similarity.shape[1]).expand(len(similarity), -1)
-        values = torch.cat([self.values, similarity], 1)
-        ids = torch.cat([self.ids, ids], 1)
-        self.values, places = _top(values, self.k)
-        self.ids = ids.gather(1, places)
+    def __init__(self, queries: np.ndarray, k: int) -> None:
+        self.queries, self.k, self.full, self.num_later = queries, k, False, 0
+        self.values = np.full((len(queries), k), -2.0, np.float32)
+        self.ids = np.full((len(queries), k), -1, np.int64)
+        self.later: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        # Kept, since fresh memory of this size costs more than the comparison that is written to it.
+        shape = (len(queries), STRIP_ROWS)
+        self.room = np.empty(shape, np.float32), np.empty(shape, bool)
 
-    def _above(self, similarity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hits = torch.nonzero(similarity > self.values[:, -1:])
-        return hits[:, 0], hits[:, 1]
+    def add(self, vectors: np.ndarray, scale: np.ndarray | None, first: int) -> None:
+        """Look at a strip of the gallery [rows, dim], whose first row has the number `first`."""
+        columns = len(vectors)
+        whole = columns == STRIP_ROWS
+        cosines = np.matmul(self.queries, vectors.T, out=self.room[0] if whole else None)
+        if scale is not None:
+            cosines *= scale
+        if not self.full:
+            self._order(cosines, np.broadcast_to(np.arange(first, first + columns), cosines.shape))
+            self.full = bool((self.values[:, -1] > -2).all())
+            return
+        places = _nonzero(np.greater(cosines, self.values[:, -1:], out=self.room[1] if whole else None))
+        self.later.append((places // columns, places % columns + first, cosines.ravel()[places]))
+        self.num_later += len(places)
+        if self.num_later > self.values.size:
+            self._order_later()
+
+    def _order_later(self) -> None:
+        if self.num_later:
+            self._order(*_pack(*(np.concatenate(parts) for parts in zip(*self.later, strict=True)), len(self.values)))
+        self.later, self.num_later = [], 0
+
+    def _order(self, cosines: np.ndarray, numbers: np.ndarray) -> None:
+        """Merge candidates [queries, some], in the order of their numbers, into the k best."""
+        values, ids = np.concatenate([self.values, cosines], 1), np.concatenate([self.ids, numbers], 1)
+        places = _top(values, self.k)
+        self.values, self.ids = np.take_along_axis(values, places, 1), np.take_along_axis(ids, places, 1)
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers and cosines, best first, equal ones by number."""
-        ids, values = self.ids.numpy(), self.values.numpy()
-        order = np.lexsort((ids, -values), axis=1)
-        return np.take_along_axis(ids, order, 1), np.take_along_axis(values, order, 1)
+        self._order_later()
+        order = np.lexsort((self.ids, -self.values), axis=1)
+        return np.take_along_axis(self.ids, order, 1), np.take_along_axis(self.values, order, 1)
 
 
-def _top(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest of each row, of equal ones those that stand first; the smallest stands last."""
-    best, places = torch.topk(values, min(k + 1, values.shape[1]), dim=1)
+def _nonzero(mask: np.ndarray) -> np.ndarray:
+    """Return the flat places where a mask is true; eight are looked at together, since few are."""
+    flat = mask.ravel()
+    if flat.size % 8:
+        return np.flatnonzero(flat)
+    words = np.flatnonzero(flat.view(np.uint64) != 0)
+    which, byte = np.nonzero(flat.reshape(-1, 8)[words])
+    return words[which] * 8 + byte
+
+
+def _top(values: np.ndarray, k: int) -> np.ndarray:
+    """Places of the k largest of each row, of equal ones those that stand first; the smallest stands last."""
+    best, places = torch.topk(torch.from_numpy(values), min(k + 1, values.shape[1]), dim=1)
     if values.shape[1] > k and bool((best[:, k - 1] == best[:, k]).any()):
-        places = torch.sort(values, dim=1, descending=True, stable=True).indices
-        return values.gather(1, places[:, :k]), places[:, :k]
-    return best[:, :k], places[:, :k]
+        return np.argsort(-values, axis=1, kind="stable")[:, :k]
+    return places[:, :k].numpy()
 
 
-def _pack(similarity: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring scattered hits into a dense [queries, most hits of a query] with -2 and -1 where there are fewer."""
-    counts = torch.bincount(rows, minlength=len(similarity))
-    place = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-    values = torch.full((len(similarity), int(counts.max())), -2.0)
-    ids = torch.full(values.shape, -1, dtype=torch.int64)
-    values[rows, place], ids[rows, place] = similarity[rows, columns], columns
+def _pack(rows: np.ndarray, numbers: np.ndarray, found: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bring hits into a dense [queries, most hits of a query], with -2 and -1 where a query has fewer."""
+    order = np.argsort(rows, kind="stable")
+    rows, numbers, found = rows[order], numbers[order], found[order]
+    counts = np.bincount(rows, minlength=num)
+    place = np.arange(len(rows)) - (counts.cumsum() - counts)[rows]
+    values = np.full((num, counts.max()), -2.0, np.float32)
+    ids = np.full(values.shape, -1, np.int64)
+    values[rows, place], ids[rows, place] = found, numbers
     return values, ids
 
 

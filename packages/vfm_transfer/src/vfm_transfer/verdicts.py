@@ -119,7 +119,7 @@ def pairs_of(runs: Runs) -> list[Pair]:
              note="a fifteenth of the student's operations in the middle step")
     )  # fmt: skip
     scenes: dict[str, Any] = {"kind": "scenes", "world": "fashion"}
-    for arm in ("patch", "scratch"):
+    for arm in ("patch", "self", "scratch"):
         found.append(
             Pair(f"Segmentation: oriented beats {WORDS[arm]}", Select("oriented", **scenes), Select(arm, **scenes),
                  metric="mIoU, points", evidence="composed")
