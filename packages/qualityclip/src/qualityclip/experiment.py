@@ -28,7 +28,7 @@ from qualityclip.world import World, WorldSize
 Kind = Literal["clip", "mae", "supervised", "scratch"]
 Part = Literal["depth", "labels", "easy", "tuned", "boxes"]
 TUNING_SEED = 10_000
-NUM_BOX_SCENES = 100
+NUM_BOX_SCENES = 200
 MAX_DEPTH = 1.2  # above that of the background, 1, which a sigmoid could not reach
 TEXT_TOKENS = 10  # of a caption of complete nouns, start and end among them: what equal compute is reckoned with
 
@@ -60,8 +60,11 @@ class Arm:
 
 _MCI: dict[str, Any] = {"tower": "mci"}
 ARMS: dict[str, Arm] = {
-    "nouns": Arm(**_MCI, parts=("labels",), extras=("depth", "easy", "tuned", "boxes")),
-    "matched": Arm(tier="matched", **_MCI, parts=("labels",), extras=("depth", "easy", "tuned", "boxes")),
+    "nouns": Arm(**_MCI, parts=("labels", "easy"), extras=("depth", "tuned", "boxes")),
+    "matched": Arm(tier="matched", **_MCI, parts=("labels", "easy"), extras=("depth", "tuned", "boxes")),
+    "short nouns": Arm(factor=0.5, rate_of="nouns", **_MCI),
+    "short matched": Arm(tier="matched", factor=0.5, rate_of="matched", **_MCI),
+    "untrained": Arm("scratch", rate_of="nouns", **_MCI, extras=("depth", "boxes")),
     "nouns 0.1": Arm(share=0.1, rate_of="nouns", **_MCI),
     "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
     "vit nouns": Arm(parts=("depth",), extras=("tuned",)),
@@ -96,23 +99,25 @@ class Scale:
         tuned_steps: Steps of fine-tuning.
         box_steps: Steps of detection.
         extra_seeds: Seeds that have the arms' extras as well.
-        rates: Learning rates that are tried.
+        rates: Learning rates that are tried with a ViT.
+        mci_rates: The same with an MCi tower.
     """
 
     arms: tuple[str, ...]
     other_arms: tuple[str, ...] = ()
     num_seeds: int = 5
-    other_seeds: int = 1
+    other_seeds: int = 3
     tune: bool = False
     world: WorldSize = field(default_factory=WorldSize)
     batch_size: int = 64
     steps: int = 320
-    mci_steps: int = 200
+    mci_steps: int = 500
     dense_steps: int = 200
-    tuned_steps: int = 60
-    box_steps: int = 60
-    extra_seeds: int = 2
-    rates: tuple[float, ...] = (1e-3, 3e-3)
+    tuned_steps: int = 200
+    box_steps: int = 300
+    extra_seeds: int = 3
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    mci_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
 
 
 def model_config(tower: str, world: World) -> CLIPConfig:
@@ -165,7 +170,7 @@ def tune_rate(out: Path, name: str, scale: Scale, world: World, seed: int) -> fl
     """Return the rate whose model, trained for half the steps, has the highest validation mIoU."""
     half = replace(scale, steps=scale.steps // 2, mci_steps=scale.mci_steps // 2)
     found = {}
-    for rate in scale.rates:
+    for rate in scale.mci_rates if ARMS[name].tower == "mci" else scale.rates:
         file = out / f"{name.replace(' ', '_')}-{rate:g}.json"
         if not file.exists():
             visual, _, _ = pretrain(ARMS[name], half, world, (seed, rate))
@@ -216,10 +221,11 @@ def _train_clip(
     config: TrainConfig, arm: Arm, world: World, order: Iterator[np.ndarray]
 ) -> tuple[nn.Module, nn.Module]:
     trainer = Trainer(config)
-    images, tokens = pixels_of(world.pairs, config.model.vision), world.pair_tokens(arm.tier, config.seed)
+    tokens = world.pair_tokens(arm.tier, config.seed)
     for _ in range(config.num_steps):
-        rows = torch.from_numpy(next(order))
-        trainer.train_step(PairBatch(images[rows], tokens[rows]))
+        rows = next(order)
+        images = pixels_of(world.pairs.images[rows], config.model.vision)
+        trainer.train_step(PairBatch(images, tokens[torch.from_numpy(rows)]))
     return trainer.model.visual, trainer.model
 
 
@@ -227,7 +233,6 @@ def _train_other(
     config: TrainConfig, arm: Arm, world: World, order: Iterator[np.ndarray]
 ) -> tuple[nn.Module, nn.Module]:
     """The same optimizer, schedule and pictures for the baselines."""
-    images = pixels_of(world.pairs, config.model.vision)
     if arm.kind == "mae":
         model: nn.Module = MAE(config.model.vision)
         present = None
@@ -239,9 +244,10 @@ def _train_other(
     )
     for step in range(config.num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-        rows = torch.from_numpy(next(order))
+        rows = next(order)
+        images = pixels_of(world.pairs.images[rows], config.model.vision)
         optimizer.zero_grad()
-        loss = model(images[rows]) if present is None else model(images[rows], present[rows])
+        loss = model(images) if present is None else model(images, present[torch.from_numpy(rows)])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
@@ -321,7 +327,7 @@ def retrieval_recall(model: nn.Module, world: World) -> dict[str, float]:
     assert isinstance(model, CLIP)
     model.eval()
     tokens = world.tokens(world.captions(world.retrieval, "nouns", 0))
-    images, texts, _ = model(pixels_of(world.retrieval, model.config.vision), tokens)
+    images, texts, _ = model(pixels_of(world.retrieval.images, model.config.vision), tokens)
     return {"image_to_text": _recall(images @ texts.T), "text_to_image": _recall(texts @ images.T)}
 
 

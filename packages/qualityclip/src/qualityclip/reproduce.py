@@ -1,6 +1,6 @@
 """The paper's comparison at small scale: caption quality, MAE, data efficiency, on composed scenes with exact masks.
 
-    qualityclip reproduce --budget full --out X      (one core, about half an hour; laptop: under a minute)
+    qualityclip reproduce --budget full --out X      (one core, about an hour; laptop: under a minute)
     qualityclip reproduce --grid --out X             (a GPU: the same plan with larger numbers)
 
 Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured
@@ -12,18 +12,19 @@ Caption tiers (`scene_captions`): generic; noisy (nouns dropped with chance 1/2,
 filler for each dropped noun: as long as complete ones); nouns (complete); attributes; relations; shuffled.
 Towers: a small MCi of timm (dims 16 to 64) for captions and data efficiency, a ViT (patch 8, width 64, 2 layers)
 where MAE is compared. CLIP's loss, batches of 64, AdamW, cosine; steps as in `Scale`. MAE, supervision (exact labels of
-named concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates: two
-trials (`Scale.rates`) of half the steps for each of nouns, matched and the ViTs on nouns, matched, MAE, supervised, by
-validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
+named concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates:
+three trials (`Scale.rates`, `Scale.mci_rates`) of half the steps for each of nouns, matched and the ViTs on nouns,
+matched, MAE, supervised, by validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
 Primary: mIoU of a frozen linear head, nouns against matched (noisy at equal length), MCi; minimum effect 0.01.
 Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU, 5.75 RMSE). Data efficiency:
 `iso_performance_ratio` of nouns on 0.1, 0.3 and 1 of the pairs (equal steps) against matched on all, and of both on 40,
 120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps
-for every arm. Further rows: ViT, fine-tuning with layer decay and drop path, depth, detection, retrieval, tiers.
-Five paired seeds (weights, order, caption noise) for `PRIMARY`, one for the others, whose rows can show a direction at
-most; tasks called extras have two. The order is that of `plan_runs`; what exists is judged. Power check: nouns against
-shuffled.
-Laptop trains the headline's two arms with one seed at the recorded rates, and is held against the recorded seeds;
+for every arm. Further rows: half the steps, ViT, untrained weights, fine-tuning with layer decay and drop path, depth,
+detection, retrieval, tiers.
+Five paired seeds (weights, order, caption noise) for `PRIMARY`, three for the others, whose rows can show a direction
+at most; tasks called extras have three. The order is that of `plan_runs`, what exists is judged: first the power check
+(`verdicts.power_check`: two seeds of nouns against shuffled), then the headline, then seed by seed.
+Laptop trains the arms of half the steps with one seed at the recorded rates, and is held against the recorded seeds;
 smoke shows that it runs and judges nothing.
 """
 
@@ -47,9 +48,11 @@ from qualityclip.world import World, WorldSize
 
 Budget = Literal["smoke", "laptop", "full"]
 DEFAULT_RATE = 3e-3
-PRIMARY = ("nouns", "matched", "vit nouns", "vit mae", "nouns 0.1", "nouns 0.3")
+HEADLINE = ("nouns", "matched")
+SHORT = ("short nouns", "short matched")
+PRIMARY = (*HEADLINE, "untrained", *SHORT, "vit nouns", "vit mae", "nouns 0.1", "nouns 0.3")
 OTHERS = tuple(arm for arm in ARMS if arm not in PRIMARY)
-HEADLINE, NUM_CONTROLS = ("nouns", "matched"), 3
+POWER_CHECK = ("nouns", "shuffled")
 FULL = Scale(PRIMARY, OTHERS, tune=True)
 SCALES: dict[str, Scale] = {
     "smoke": Scale(
@@ -57,11 +60,12 @@ SCALES: dict[str, Scale] = {
         world=WorldSize(per_family=2, num_pairs=128, num_labelled=40, num_validation=20, num_test=40, num_retrieval=30),
         batch_size=32, steps=2, mci_steps=2, dense_steps=3, tuned_steps=2, box_steps=2,
     ),
-    "laptop": replace(FULL, arms=("nouns", "matched"), other_arms=(), num_seeds=1, tune=False),
+    "laptop": replace(FULL, arms=SHORT, other_arms=(), num_seeds=1, tune=False),
     "full": FULL,
     "grid": replace(
         FULL, arms=tuple(ARMS), other_arms=(), batch_size=512, steps=12_000, mci_steps=12_000, dense_steps=4_000,
         tuned_steps=2_000, box_steps=4_000, extra_seeds=5, rates=(5e-4, 1e-3, 2e-3),
+        mci_rates=(5e-4, 1e-3, 2e-3),
         world=WorldSize(128, 8, 100_000, 2_000, 500, 2_000, 1_000),
     ),
 }  # fmt: skip
@@ -74,7 +78,7 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 
     Args:
         out: Existing folder; gets the runs and the figures.
-        budget: "smoke" (few steps of four arms), "laptop" (the headline's MCi arms, one seed) or "full" (all).
+        budget: "smoke" (few steps of four arms), "laptop" (the MCi arms of half the steps, one seed) or "full" (all).
         seed: The first of the seeds.
 
     Returns:
@@ -101,12 +105,13 @@ def run_scale(out: Path, name: str, budget: Budget, seed: int) -> list[ClaimResu
 def plan_runs(scale: Scale, seed: int) -> list[tuple[str, int]]:
     """Return (arm, seed) in order, so that a run that is cut short has what matters most.
 
-    Two seeds of the main arms and the strongest controls; all seeds of the headline's two arms, seed by seed; the rest.
+    Two seeds of the power check, all seeds of the headline, then seed by seed.
     """
-    main = [(arm, seed + number) for number in range(scale.num_seeds) for arm in scale.arms]
-    others = [(arm, seed + number) for number in range(scale.other_seeds) for arm in scale.other_arms]
-    headline = [job for job in main if job[0] in HEADLINE]
-    order = [*main[: 2 * len(scale.arms)], *others[:NUM_CONTROLS], *headline, *others, *main]
+    counts = dict.fromkeys(scale.arms, scale.num_seeds) | dict.fromkeys(scale.other_arms, scale.other_seeds)
+    order = [(arm, number) for number in range(2) for arm in POWER_CHECK]
+    order += [(arm, number) for number in range(scale.num_seeds) for arm in HEADLINE]
+    order += [(arm, number) for number in range(max(counts.values())) for arm in counts]
+    order = [(arm, seed + number) for arm, number in order if number < counts.get(arm, 0)]
     return list(dict.fromkeys(order))
 
 
