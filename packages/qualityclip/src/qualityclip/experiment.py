@@ -60,24 +60,22 @@ class Arm:
 
 _MCI: dict[str, Any] = {"tower": "mci"}
 ARMS: dict[str, Arm] = {
-    "nouns": Arm(**_MCI, parts=("labels", "easy"), extras=("depth", "tuned", "boxes")),
-    "matched": Arm(tier="matched", **_MCI, parts=("labels", "easy"), extras=("depth", "tuned", "boxes")),
-    "short nouns": Arm(factor=0.5, rate_of="nouns", **_MCI),
-    "short matched": Arm(tier="matched", factor=0.5, rate_of="matched", **_MCI),
+    "nouns": Arm(**_MCI, parts=("labels",), extras=("easy", "depth", "tuned", "boxes")),
+    "matched": Arm(tier="matched", **_MCI, parts=("labels",), extras=("easy", "depth", "tuned", "boxes")),
     "untrained": Arm("scratch", rate_of="nouns", **_MCI, extras=("depth", "boxes")),
-    "nouns 0.1": Arm(share=0.1, rate_of="nouns", **_MCI),
-    "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
     "vit nouns": Arm(parts=("depth",), extras=("tuned",)),
     "vit mae": Arm("mae", parts=("depth",), extras=("tuned",)),
-    "shuffled": Arm(tier="shuffled", rate_of="nouns", **_MCI),
-    "vit matched": Arm(tier="matched", parts=("depth",)),
     "vit mae 4x": Arm("mae", factor=4, rate_of="vit mae", parts=("depth",)),
-    "vit supervised": Arm("supervised", parts=("depth",)),
-    "vit scratch": Arm("scratch", parts=("depth",), extras=("tuned",), rate_of="vit nouns"),
-    "noisy": Arm(tier="noisy", rate_of="matched", **_MCI),
+    "nouns 0.1": Arm(share=0.1, rate_of="nouns", **_MCI),
+    "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
+    "shuffled": Arm(tier="shuffled", rate_of="nouns", **_MCI),
     "generic": Arm(tier="generic", rate_of="matched", **_MCI),
+    "noisy": Arm(tier="noisy", rate_of="matched", **_MCI),
     "attributes": Arm(tier="attributes", rate_of="nouns", **_MCI),
     "relations": Arm(tier="relations", rate_of="nouns", **_MCI),
+    "vit matched": Arm(tier="matched", parts=("depth",)),
+    "vit supervised": Arm("supervised", parts=("depth",)),
+    "vit scratch": Arm("scratch", parts=("depth",), extras=("tuned",), rate_of="vit nouns"),
 }
 
 
@@ -115,7 +113,7 @@ class Scale:
     dense_steps: int = 200
     tuned_steps: int = 200
     box_steps: int = 300
-    extra_seeds: int = 3
+    extra_seeds: int = 2
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     mci_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
 

@@ -44,10 +44,6 @@ MAIN: tuple[Pair, ...] = (
         "Complete nouns give better dense features than noisy ones (mobile backbone, MCi)",
         "nouns", "matched", NOISY, "mean_iou", 0.01,
     ),
-    Pair(
-        "The same after half the steps, which a laptop repeats",
-        "short nouns", "short matched", NOISY, "mean_iou", 0.01,
-    ),
     Pair("The same with a ViT", "vit nouns", "vit matched", NOISY, "mean_iou", 0.01),
     Pair(
         "CLIP on complete nouns beats MAE of equal FLOPs, segmentation",
@@ -87,10 +83,6 @@ FURTHER: tuple[Pair, ...] = (
         "nouns", "untrained", "untrained weights", "ap", 0.01,
     ),
     Pair("Retrieval: complete nouns against noisy ones", "nouns", "matched", NOISY, "text_to_image", 0.01),
-    Pair(
-        "Retrieval after half the steps, which a laptop repeats",
-        "short nouns", "short matched", NOISY, "text_to_image", 0.01,
-    ),
     Pair(
         "CLIP on complete nouns beats supervision of equal FLOPs by exact labels",
         "vit nouns", "vit supervised", "labels of all named concepts", "mean_iou", 0.01,
