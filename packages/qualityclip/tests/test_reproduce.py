@@ -84,7 +84,10 @@ def test_a_smoke_run_is_not_judged_and_missing_arms_have_no_row():
     results = runs()
     del results["shuffled"]
     assert not [name for name in judge(results) if "must belong" in name]
-    assert all(claim.verdict == "not attempted" and claim.note for claim in verdicts.not_attempted())
+    everything = list(judge(runs()).values())
+    assert [claim.verdict for claim in verdicts.not_attempted(everything)] == ["not attempted"] * 2
+    without = [claim for claim in everything if "pretraining pairs" not in claim.claim]
+    assert [claim.paper_value.value for claim in verdicts.not_attempted(without)[:1]] == [10]
 
 
 def test_every_pair_names_arms_that_are_run():
@@ -144,12 +147,12 @@ def test_a_finished_run_is_read_and_a_new_one_is_whole(tmp_path):
     assert rate in (1e-3, 2e-3) and len(list((tmp_path / "tuning").iterdir())) == 2
 
 
-def test_recorded_claims_follow_from_the_runs_that_are_kept():
-    record, kept = read_recorded("qualityclip"), module.recorded("runs.json")
-    assert (record is None) == (kept is None)
+def test_recorded_claims_follow_from_the_runs_that_are_kept(tmp_path):
+    record = read_recorded("qualityclip")
     claims = {claim["claim"]: claim for claim in (record or {"claims": []})["claims"]}
-    again = judge(kept or {})
-    assert set(again) <= set(claims) and bool(again) == bool(claims)
-    for name, claim in again.items():
-        assert claims[name]["ours"]["per_seed"] == pytest.approx(claim.ours.per_seed), name
-        assert claims[name]["verdict"] == claim.verdict, name
+    again = module.judge_recorded(tmp_path)
+    assert {claim.claim for claim in again} == {name for name in claims if claims[name]["verdict"] != "not attempted"}
+    for claim in again:
+        kept = claims[claim.claim]
+        assert kept["ours"]["per_seed"] == pytest.approx(claim.ours.per_seed), claim.claim
+        assert (kept["verdict"], kept["data"]) == (claim.verdict, claim.data), claim.claim

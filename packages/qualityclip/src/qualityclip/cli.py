@@ -121,6 +121,8 @@ class Reproduce:
     """smoke (seconds), laptop (under a minute), full (an hour or two of one core); finished runs in --out are kept."""
     grid: bool = False
     """The full plan with larger numbers, for a GPU (hours); --budget has no effect then."""
+    judge_only: bool = False
+    """Train nothing: judge the finished runs in --out, as of a plan that was cut short."""
     seed: int = 0
     """The first of the seeds."""
     device: Device = "cpu"
@@ -136,10 +138,9 @@ class Reproduce:
 
         from qualityclip.reproduce import run_scale
 
-        name, budget = ("grid", "full") if self.grid else (self.budget, self.budget)
-        device = resolve_device(self.device)
-        run = partial(run_scale, name=name, budget=budget, seed=self.seed, device=device, quiet=self.quiet)
-        report_claims(run, self.out, json=self.json)
+        name, device = "grid" if self.grid else self.budget, resolve_device(self.device)
+        rest = {"device": device, "quiet": self.quiet, "judge_only": self.judge_only}
+        report_claims(partial(run_scale, name=name, seed=self.seed, **rest), self.out, json=self.json)
 
 
 def main() -> None:
