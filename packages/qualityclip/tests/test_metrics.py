@@ -77,12 +77,18 @@ def test_labels_that_do_not_fit_are_named(pred, target, words):
         mean_iou(pred, target, 3)
 
 
+def test_pictures_must_be_as_many():
+    with pytest.raises(ValueError, match="`pred` holds 1 images, `target` 2"):
+        mean_iou([[0]], [[0], [1]], 3, per_image=True)
+
+
 def test_depth_by_hand():
     truth, found = np.array([[1.0, 2.0], [0.0, 20.0]]), np.array([[1.1, 4.0], [9.0, 9.0]])
     errors = depth_errors(found, truth, max_depth=10).compute()
     assert errors["rmse"] == pytest.approx(np.sqrt((0.1**2 + 2**2) / 2))
     assert errors["abs_rel"] == pytest.approx((0.1 + 1) / 2)
     assert errors["delta1"] == 0.5
+    assert depth_errors([[0.5]], [[0.9]], max_depth=10).compute()["delta1"] == 0, "too near is as wrong as too far"
     whole = depth_errors(found[:1], truth[:1], max_depth=10) + depth_errors(found[1:], truth[1:], max_depth=10)
     assert whole.compute() == errors
     with pytest.raises(ValueError, match="write 0"):
@@ -155,4 +161,4 @@ def test_average_precision_is_that_of_pycocotools_on_files(tmp_path, masks):
 def test_no_detection_is_no_precision():
     truth, _ = pictures(2, False)
     none = {"boxes": np.zeros((0, 4)), "labels": [], "scores": []}
-    assert average_precision(truth, [none] * len(truth), 3)["ap"] == 0
+    assert average_precision(truth, [none] * len(truth), 3) == dict.fromkeys(("ap", "ap50", "ap75", "ar100"), 0.0)

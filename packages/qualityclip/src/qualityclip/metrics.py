@@ -44,9 +44,7 @@ def mean_iou(
     """
     if per_image:
         if len(pred) != len(target):
-            raise ValueError(
-                f"`pred` ({len(pred)} images) and `target` ({len(target)}) must have one number of images."
-            )
+            raise ValueError(f"`pred` holds {len(pred)} images, `target` {len(target)}; they must be as many.")
         each = [count_labels(p, t, num_classes, ignore_index=ignore_index) for p, t in zip(pred, target, strict=True)]
         return float(np.mean([counts.compute() for counts in each])) if each else float("nan")
     return count_labels(pred, target, num_classes, ignore_index=ignore_index).compute()
