@@ -197,7 +197,7 @@ def draw(out: Path, results: verdicts.Runs, num_pairs: int) -> list[str]:
     files = draw_runs(out, results, num_pairs, "", "")
     for name, scale in RECORDED.items():
         prefix = f"recorded-{name.removesuffix('runs.json')}"
-        title = f"recorded, {scale.mci_steps} steps of MCi"
+        title = "recorded" if scale is FULL else "recorded, the plan before"
         if not set(results) >= {"nouns", "nouns 0.1"}:
             files += draw_runs(out, recorded(name) or {}, scale.world.num_pairs, prefix, title)
     return files
