@@ -36,10 +36,25 @@ def test_the_bootstrap_holds_the_mean_and_widens_with_noise():
     assert len(narrow.per_seed) == 8
 
 
-@pytest.mark.parametrize("sizes", [[10], [10, 5], [0, 5]])
+@pytest.mark.parametrize("sizes", [[10], [10, 5], [0, 5], [10, 10]])
 def test_sizes_must_rise(sizes):
     with pytest.raises(ValueError, match="rise"):
         iso_performance_ratio(sizes, [0.1] * len(sizes), [0.1] * len(sizes))
+
+
+@pytest.mark.parametrize(
+    ("ours", "control", "name"),
+    [
+        ([0.1, np.nan], [0.1, 0.2], "ours"),
+        ([0.1, 0.2], [0.1, np.inf], "control"),
+        ([0.1, 0.2, 0.3], [0.1, 0.2], "ours"),
+        ([[0.1, 0.2]] * 2, [[0.1, 0.2]], "control"),
+        ([[0.1, 0.2]], [[0.1, 0.2]] * 2, "control"),
+    ],
+)
+def test_scores_must_be_finite_and_paired(ours, control, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be finite scores"):
+        iso_performance_ratio([1, 10], ours, control)
 
 
 def test_rows_become_curves_of_whole_seeds():

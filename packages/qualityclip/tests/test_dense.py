@@ -113,6 +113,14 @@ def test_detectors_are_trained_and_judged(head):
     assert set(evaluate_dense(model, data)) == {"ap", "ap50", "ap75", "ar100"}
 
 
+@pytest.mark.slow
+def test_a_detector_learns_its_pictures():
+    """Well above chance, which is near 0: the head, its targets and the boxes fit each other."""
+    data = scenes("detection", 2)
+    config = DenseConfig("detection", "fcos", 2, 48, False, 2, 60, 3e-3, width=32)
+    assert transfer(vit(), data, data, config)["ap50"] > 0.15
+
+
 def test_fcos_needs_whole_groups():
     with pytest.raises(InputError, match="divisible by 32"):
         DenseModel(vit(), DenseConfig("detection", "fcos", 2, 48, width=16))

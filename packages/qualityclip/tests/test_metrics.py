@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from qualityclip import mean_iou
-from qualityclip.metrics import average_precision, depth_errors, iou_counts
+from qualityclip.metrics import average_precision, depth_errors
+from tenfold_shared.metrics import mean_iou as count_labels
 from torchmetrics.functional import jaccard_index
 from torchmetrics.functional.segmentation import mean_iou as per_image_iou
 
@@ -56,24 +57,29 @@ def test_maps_of_several_pictures_equal_torchmetrics(num_classes):
 def test_counts_add_up_and_small_types_do_not_overflow():
     generator = np.random.default_rng(0)
     pred, target = generator.integers(0, 200, (2, 4, 100), dtype=np.uint8)
-    parts = iou_counts(pred[:2], target[:2], 200) + iou_counts(pred[2:], target[2:], 200)
+    parts = count_labels(pred[:2], target[:2], 200) + count_labels(pred[2:], target[2:], 200)
     assert parts.compute() == pytest.approx(mean_iou(pred.astype(int), target.astype(int), 200))
-    assert np.isnan(iou_counts(np.array([], int), np.array([], int), 3).compute())
+    assert np.isnan(count_labels(np.array([], int), np.array([], int), 3).compute())
 
 
 @pytest.mark.parametrize(
     ("pred", "target", "words"),
     [
-        ([0, 3], [0, 1], "`pred` holds the label 3, with 3 classes"),
-        ([0, 1], [0, 5], "`target` holds the label 5"),
-        ([0, -1], [0, 1], "`pred` holds the label -1"),
+        ([0, 3], [0, 1], "`predictions` 0..3 must be from 0 to 2"),
+        ([0, 1], [0, 5], "`targets` 0..5"),
+        ([0, -1], [0, 1], "`predictions` -1..0"),
         ([0.0, 1.0], [0, 1], "integer labels"),
-        ([0], [0, 1], "one shape"),
+        ([0], [0, 1], "must be the same"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(pred, target, words):
     with pytest.raises(ValueError, match=words):
         mean_iou(pred, target, 3)
+
+
+def test_pictures_must_be_as_many():
+    with pytest.raises(ValueError, match="`pred` holds 1 images, `target` 2"):
+        mean_iou([[0]], [[0], [1]], 3, per_image=True)
 
 
 def test_depth_by_hand():
@@ -82,6 +88,7 @@ def test_depth_by_hand():
     assert errors["rmse"] == pytest.approx(np.sqrt((0.1**2 + 2**2) / 2))
     assert errors["abs_rel"] == pytest.approx((0.1 + 1) / 2)
     assert errors["delta1"] == 0.5
+    assert depth_errors([[0.5]], [[0.9]], max_depth=10).compute()["delta1"] == 0, "too near is as wrong as too far"
     whole = depth_errors(found[:1], truth[:1], max_depth=10) + depth_errors(found[1:], truth[1:], max_depth=10)
     assert whole.compute() == errors
     with pytest.raises(ValueError, match="write 0"):
@@ -154,4 +161,4 @@ def test_average_precision_is_that_of_pycocotools_on_files(tmp_path, masks):
 def test_no_detection_is_no_precision():
     truth, _ = pictures(2, False)
     none = {"boxes": np.zeros((0, 4)), "labels": [], "scores": []}
-    assert average_precision(truth, [none] * len(truth), 3)["ap"] == 0
+    assert average_precision(truth, [none] * len(truth), 3) == dict.fromkeys(("ap", "ap50", "ap75", "ar100"), 0.0)

@@ -46,6 +46,8 @@ def test_steps_seeds_and_samples_differ_and_repeat():
     by_step = [mix(REAL, SYNTHETIC, config, uid="u", step=step) for step in range(50)]
     assert by_step == [mix(REAL, SYNTHETIC, config, uid="u", step=step) for step in range(50)]
     assert by_step[20:] == [mix(REAL, SYNTHETIC, config, uid="u", step=step) for step in range(20, 50)], "resumed"
+    assert by_step[0] == mix(REAL, SYNTHETIC, config, uid="u"), "the first step where none is given"
+    assert by_step[0] != by_step[1] or by_step[1] != by_step[2]
     assert by_step != [mix(REAL, SYNTHETIC, MixConfig("random", seed=1), uid="u", step=step) for step in range(50)]
     assert by_step != [mix(REAL, SYNTHETIC, config, uid="v", step=step) for step in range(50)]
 

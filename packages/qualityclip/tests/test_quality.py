@@ -1,6 +1,7 @@
 """Scores of captions: CLIPScore in its published form, and the others by hand."""
 
 import math
+import sys
 from collections import Counter
 
 import numpy as np
@@ -14,10 +15,12 @@ from qualityclip.quality import (
     coverage,
     diversity,
     filter_samples,
+    load_callable,
     score_samples,
     summarise,
 )
 from qualityclip.readers import Sample
+from tenfold_shared.commands import InputError
 
 
 class Letters:
@@ -56,6 +59,9 @@ def test_the_published_equation_on_random_features():
 def test_references_by_hand():
     found = caption_score([[1.0, 0]], [[0.6, 0.8]], references=[[[0.0, 1.0], [1.0, 0.0]]])
     assert found == pytest.approx([2 * 1.5 * 0.8 / (1.5 + 0.8)])
+    weak = caption_score([[0.1, 1.0]], [[1.0, 0.0]], references=[[[0.1, 1.0]]])
+    cosine = 0.1 / math.sqrt(1.01)
+    assert weak == pytest.approx([2 * 2.5 * cosine / 3.5]), "however small, it counts"
     assert caption_score([[-1.0, 0]], [[1.0, 0]], references=[[[-1.0, 0]]]) == pytest.approx([0])
     with pytest.raises(ValueError, match="references"):
         caption_score([[1.0, 0]], [[0.6, 0.8]], references=[])
@@ -76,6 +82,7 @@ def test_features_that_say_nothing_are_refused():
 
 def test_coverage_diversity_agreement_by_hand():
     assert coverage("Two red dogs, a traffic light", ["dog", "cat", "traffic lights", "red"]) == 0.75
+    assert coverage("the bus", ["bu"]) == 0, "short words keep their s"
     assert coverage("glass and grass", ["gla", "as"]) == 0 and math.isnan(coverage("x", []))
     assert diversity(["a b c", "a b d"]) == 0.75 and math.isnan(diversity(["a"]))
     assert agreement(["a b", "b c", "a b"]) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
@@ -100,6 +107,21 @@ def test_rows_of_samples():
     means = {(row["kind"], row["measure"]): row["mean"] for row in summarise(rows)}
     assert means["real", "num_words"] == pytest.approx(5 / 3)
     assert ("real", "diversity") in means
+
+
+def test_without_an_encoder_there_is_no_clip_score():
+    rows = list(score_samples(iter(SAMPLES), ScoreOptions()))
+    assert len(rows) == 5 and not any("clip_score" in row for row in rows)
+
+
+def test_a_callable_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "written_here.py").write_text("def describe():\n    return 7\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert load_callable("written_here:describe")() == 7 and sys.path == before
+    with pytest.raises(InputError, match="names no function"):
+        load_callable("written_here:nothing")
+    assert sys.path == before
 
 
 def test_filters_count_what_they_drop():

@@ -84,7 +84,10 @@ def test_a_smoke_run_is_not_judged_and_missing_arms_have_no_row():
     results = runs()
     del results["shuffled"]
     assert not [name for name in judge(results) if "must belong" in name]
-    assert all(claim.verdict == "not attempted" and claim.note for claim in verdicts.not_attempted())
+    everything = list(judge(runs()).values())
+    assert [claim.verdict for claim in verdicts.not_attempted(everything)] == ["not attempted"] * 2
+    without = [claim for claim in everything if "pretraining pairs" not in claim.claim]
+    assert [claim.paper_value.value for claim in verdicts.not_attempted(without)[:1]] == [10]
 
 
 def test_every_pair_names_arms_that_are_run():
@@ -107,12 +110,27 @@ def test_equal_compute():
     assert equal_steps(ARMS["vit scratch"], scale, world) == 0
 
 
-def test_seeds_are_completed_one_after_the_other():
-    plan = module.plan_runs(module.FULL, 0)
-    assert len(plan) == len(set(plan)) == 5 * len(module.PRIMARY) + len(module.OTHERS)
-    assert [seed for arm, seed in plan if arm == "nouns"] == [0, 1, 2, 3, 4]
-    assert [seed for arm, seed in plan[:12]] == [0] * 6 + [1] * 6 and plan[14] == ("vit mae 4x", 0)
-    assert plan[15:17] == [("nouns", 2), ("matched", 2)], "the headline's seeds before the rest"
+def test_what_matters_most_is_run_first():
+    plan = module.plan_runs(module.FULL, 3)
+    assert len(plan) == len(set(plan)) == 5 * len(module.PRIMARY) + 3 * len(module.OTHERS)
+    assert plan[:4] == [("nouns", 3), ("shuffled", 3), ("nouns", 4), ("shuffled", 4)], "the power check"
+    assert [seed for arm, seed in plan if arm == "matched"] == [3, 4, 5, 6, 7]
+    assert {arm for arm, _ in plan[:12]} == {"nouns", "shuffled", "matched"}, "then the headline"
+    assert plan[12:15] == [("untrained", 3), ("vit nouns", 3), ("vit mae", 3)]
+    assert module.plan_runs(module.SCALES["laptop"], 0) == [("vit nouns", 0), ("vit mae", 0)]
+
+
+def test_the_power_check_asks_for_a_gap_over_the_spread():
+    assert verdicts.power_check(runs(seeds=1)) is None
+    assert not verdicts.power_check(runs())["passed"], "no gap"
+    found = verdicts.power_check(runs(nouns=0.3))
+    assert found["passed"] and found["gap"] == pytest.approx(0.1, abs=0.01)
+    assert not verdicts.power_check(runs(nouns=0.3, untrained=0.4))["passed"], "below the floor"
+    assert not verdicts.power_check(runs(nouns=0.95))["passed"], "above the ceiling"
+    wide = runs(nouns=0.3)
+    wide["shuffled"][0]["mean_iou"] -= 0.1
+    assert not verdicts.power_check(wide)["passed"], "gap under twice the spread"
+    assert "Power check on two seeds passed" in judge(runs(nouns=0.3))[verdicts.FURTHER[0].claim].note
 
 
 def test_a_finished_run_is_read_and_a_new_one_is_whole(tmp_path):
@@ -124,17 +142,17 @@ def test_a_finished_run_is_read_and_a_new_one_is_whole(tmp_path):
     assert run_arm(tmp_path, "vit mae", SMOKE, world, (0, 1e-3))["mean_iou"] == 0.5
     assert module.read_runs(tmp_path)["vit mae"][0]["seed"] == 0
     rate = experiment.tune_rate(
-        tmp_path / "tuning", "vit supervised", dataclasses.replace(SMOKE, rates=(1e-3, 2e-3)), world, 9
+        tmp_path / "tuning", "vit supervised", dataclasses.replace(SMOKE, rates=(1e-3, 2e-3), mci_rates=()), world, 9
     )
     assert rate in (1e-3, 2e-3) and len(list((tmp_path / "tuning").iterdir())) == 2
 
 
-def test_recorded_claims_follow_from_the_runs_that_are_kept():
-    record, kept = read_recorded("qualityclip"), module.recorded("runs.json")
-    assert (record is None) == (kept is None)
+def test_recorded_claims_follow_from_the_runs_that_are_kept(tmp_path):
+    record = read_recorded("qualityclip")
     claims = {claim["claim"]: claim for claim in (record or {"claims": []})["claims"]}
-    again = judge(kept or {})
-    assert set(again) <= set(claims) and bool(again) == bool(claims)
-    for name, claim in again.items():
-        assert claims[name]["ours"]["per_seed"] == pytest.approx(claim.ours.per_seed), name
-        assert claims[name]["verdict"] == claim.verdict, name
+    again = module.judge_recorded(tmp_path)
+    assert {claim.claim for claim in again} == {name for name in claims if claims[name]["verdict"] != "not attempted"}
+    for claim in again:
+        kept = claims[claim.claim]
+        assert kept["ours"]["per_seed"] == pytest.approx(claim.ours.per_seed), claim.claim
+        assert (kept["verdict"], kept["data"]) == (claim.verdict, claim.data), claim.claim

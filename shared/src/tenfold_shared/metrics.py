@@ -66,7 +66,7 @@ class MeanIoU:
 
     def compute(self) -> float:
         """Return the mean over the classes that occur in truth or prediction; nan without any."""
-        hits = np.diag(self.confusion).astype(np.float64)
+        hits = self.confusion.diagonal()
         union = self.confusion.sum(0) + self.confusion.sum(1) - hits
         return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else math.nan
 
@@ -124,10 +124,20 @@ def mean_iou(
     if ignore_index is not None:
         found, truth = found[truth != ignore_index], truth[truth != ignore_index]
     for name, labels in (("predictions", found), ("targets", truth)):
-        if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
-            raise ValueError(f"`{name}` {labels.min()}..{labels.max()} must be from 0 to {num_classes - 1}.")
-    cells = np.bincount(truth.astype(np.int64) * num_classes + found, minlength=num_classes**2)
-    return MeanIoU(cells.reshape(num_classes, num_classes))
+        _check_labels(name, labels, num_classes)
+    # One count of pairs in one array: quicker than picking out the pixels that agree.
+    cells = np.multiply(truth, num_classes, dtype=np.int64)
+    cells += found.astype(np.int64, copy=False)
+    return MeanIoU(np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes))
+
+
+def _check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
+    if labels.dtype.kind not in "iub":
+        raise ValueError(f"`{name}` must hold integer labels, found {labels.dtype}.")
+    # A negative number is a large one without its sign, so one pass finds both kinds of wrong labels.
+    unsigned = labels.view(labels.dtype.str.replace("i", "u"))
+    if labels.size and unsigned.max() >= num_classes:
+        raise ValueError(f"`{name}` {labels.min()}..{labels.max()} must be from 0 to {num_classes - 1}.")
 
 
 def rmse(predictions: ArrayLike, targets: ArrayLike) -> RootMean:

@@ -11,7 +11,7 @@ import tyro
 from tenfold_shared.commands import print_result, run_command
 from tenfold_shared.logs import setup_logging
 
-from qualityclip.cli_captions import Caption, Filter, Mix, Score
+from qualityclip.cli_captions import Caption, Device, Filter, Mix, Score, resolve_device
 from qualityclip.cli_train import Curve, Dense, Evaluate, Train
 from qualityclip.config import DENSE_PRESETS, PRESETS, TRAIN_PRESETS
 
@@ -84,6 +84,8 @@ class Benchmark:
     """How much is measured: smoke, laptop, full."""
     seed: int = 0
     """Seed of weights and pixels."""
+    device: Device = "auto"
+    """Where training is timed; a GPU in bfloat16, others in float32. mIoU is counted on the CPU."""
     json: bool = False
     """Print JSON instead of a table."""
     quiet: bool = False
@@ -93,9 +95,12 @@ class Benchmark:
         """Measure, write benchmarks.json and print the rows."""
         from tenfold_shared.verbs import report_benchmarks
 
-        from qualityclip.benchmark import benchmark
+        from qualityclip.benchmark import measure
 
-        report_benchmarks(partial(benchmark, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        device = resolve_device(self.device)
+        report_benchmarks(
+            lambda out: measure(self.budget, self.seed, device=device, quiet=self.quiet), self.out, json=self.json
+        )
 
 
 @dataclass(frozen=True)
@@ -107,17 +112,21 @@ class Reproduce:
 
     qualityclip reproduce --out qualityclip-report --json
 
-    qualityclip reproduce --grid --out grid
+    qualityclip reproduce --grid --device cuda --out grid
     """
 
     out: Path = Path("qualityclip-report")
     """Folder for claims.json, the runs and the figures."""
     budget: Budget = "laptop"
-    """smoke (seconds), laptop (under a minute), full (half an hour)."""
+    """smoke (seconds), laptop (under a minute), full (an hour or two of one core); finished runs in --out are kept."""
     grid: bool = False
-    """The full plan with larger numbers, for a GPU; `budget` has no effect then."""
+    """The full plan with larger numbers, for a GPU (hours); --budget has no effect then."""
+    judge_only: bool = False
+    """Train nothing: judge the finished runs in --out, as of a plan that was cut short."""
     seed: int = 0
     """The first of the seeds."""
+    device: Device = "cpu"
+    """Where everything runs; the recorded numbers are a CPU's. With --grid say cuda."""
     json: bool = False
     """Print JSON instead of a table."""
     quiet: bool = False
@@ -127,12 +136,11 @@ class Reproduce:
         """Measure, write claims.json and print the claims."""
         from tenfold_shared.verbs import report_claims
 
-        from qualityclip.reproduce import reproduce, run_scale
+        from qualityclip.reproduce import run_scale
 
-        if self.grid:
-            report_claims(lambda out: run_scale(out, "grid", "full", self.seed), self.out, json=self.json)
-            return
-        report_claims(partial(reproduce, budget=self.budget, seed=self.seed), self.out, json=self.json)
+        name, device = "grid" if self.grid else self.budget, resolve_device(self.device)
+        rest = {"device": device, "quiet": self.quiet, "judge_only": self.judge_only}
+        report_claims(partial(run_scale, name=name, seed=self.seed, **rest), self.out, json=self.json)
 
 
 def main() -> None:

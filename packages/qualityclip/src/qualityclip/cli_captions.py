@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenfold_shared.commands import InputError, print_result
+from tenfold_shared.progress import progress
 from tyro.conf import Positional
 
 from qualityclip.config import MixConfig
@@ -34,6 +35,13 @@ def _words_of(file: Path | None) -> tuple[str, ...]:
     if not file.is_file():
         raise FileNotFoundError(f"no list of words at {file}; write one word or phrase a line.")
     return tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+
+
+def _shown(data: str, what: str, quiet: bool, *, checked: bool = True) -> Iterable[Sample]:
+    """Return the samples of a source, with progress."""
+    from qualityclip.sources import open_samples
+
+    return progress(open_samples(data, checked=checked), description=what, unit="samples", quiet=quiet)
 
 
 def _free(out: Path) -> None:
@@ -75,11 +83,11 @@ class Score:
         from tenfold_shared.files import atomic_write, plain_json, write_json
 
         from qualityclip.quality import ATTRIBUTES, MEASURES, ScoreOptions, score_samples, summarise
-        from qualityclip.sources import load_encoder, open_samples
+        from qualityclip.sources import load_encoder
 
         encoder = load_encoder(self.encoder, resolve_device(self.device)) if self.encoder else None
         options = ScoreOptions(encoder, _words_of(self.nouns), _words_of(self.attributes) or ATTRIBUTES)
-        rows = list(score_samples(open_samples(self.data), options))
+        rows = list(score_samples(_shown(self.data, "score", self.quiet), options))
         summary = summarise(rows)
         import json
 
@@ -141,7 +149,7 @@ class Caption:
         captioner = load_captioner(
             self.captioner, prompt=self.prompt, seed=self.seed, device=resolve_device(self.device)
         )
-        rest = left_to_do(samples, self.out)
+        rest = progress(list(left_to_do(samples, self.out)), description="caption", unit="pictures", quiet=self.quiet)
         made = caption_samples(rest, captioner, num_captions=self.num_captions, batch_size=self.batch_size)
         count = write_resumable(self.out, made)
         print_result({"captioned": count, "before": len(samples) - count, "out": str(self.out)}, self.json)
@@ -189,12 +197,12 @@ class Mix:
 
         from qualityclip.mixing import mix
         from qualityclip.quality import caption_score
-        from qualityclip.sources import load_encoder, open_samples
+        from qualityclip.sources import load_encoder
 
         encoder = load_encoder(self.encoder, resolve_device(self.device)) if self.encoder else None
         if self.mix.policy == "best" and encoder is None:
             raise InputError("the policy best needs an encoder; give --encoder.")
-        for sample in open_samples(self.data):
+        for sample in _shown(self.data, "mix", self.quiet):
             scores = None
             if self.mix.policy == "best":
                 images = [sample.read_image()] * len(sample.captions)
@@ -241,13 +249,13 @@ class Filter:
         """Filter and print what was dropped."""
         from qualityclip.quality import FilterOptions, filter_samples
         from qualityclip.readers import write_captions
-        from qualityclip.sources import load_encoder, open_samples
+        from qualityclip.sources import load_encoder
 
         _free(self.out)
         options = FilterOptions(self.min_words, self.max_characters, self.min_clip_score, self.max_duplicates)
         encoder = load_encoder(self.encoder, resolve_device(self.device)) if self.encoder else None
         dropped: Counter[str] = Counter()
-        samples = filter_samples(open_samples(self.data, checked=False), options, encoder, dropped)
+        samples = filter_samples(_shown(self.data, "filter", self.quiet, checked=False), options, encoder, dropped)
         count = write_captions(self.out, samples)
         result: dict[str, Any] = {"kept": count, "out": str(self.out)}
         print_result(result | {f"dropped: {reason}": number for reason, number in dropped.items()}, self.json)

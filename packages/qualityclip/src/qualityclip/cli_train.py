@@ -144,6 +144,12 @@ class DenseOverrides:
     """Factor of the rate from each layer to the one before it."""
     drop_path: float | None = None
     """Largest chance that a block is skipped."""
+    weight_decay: float | None = None
+    """Of weights with two or more dimensions."""
+    warmup_steps: int | None = None
+    """Steps of linear increase."""
+    max_depth: float | None = None
+    """Largest depth that counts, in the unit of the data (metres in NYUv2; scenes end at 1)."""
     width: int | None = None
     """Channels of the head."""
     seed: int | None = None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tenfold_shared.commands import InputError
+from tenfold_shared.metrics import MeanIoU, mean_iou
 from tenfold_shared.progress import progress
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from qualityclip.backbone import Backbone, parameter_groups, set_drop_path
 from qualityclip.config import DenseConfig
 from qualityclip.detection import build_detector, detector_loss
 from qualityclip.heads import HEADS, resize
-from qualityclip.metrics import DepthErrors, IouCounts, average_precision, depth_errors, iou_counts
+from qualityclip.metrics import DepthErrors, average_precision, depth_errors
 
 IGNORE = 255
 SILOG = 0.5  # share of the mean that the scale-invariant loss forgives (Eigen et al. 2014, equation 4)
@@ -266,7 +267,7 @@ def evaluate_dense(model: DenseModel, test: DenseData, *, device: str = "cpu", q
     chunks = progress(_chunks(len(test), config.batch_size), description="evaluate", unit="batches", quiet=quiet)
     if config.task == "detection":
         return _evaluate_detection(model, test, chunks, device)
-    ious = IouCounts(np.zeros(config.num_classes, np.int64), np.zeros(config.num_classes, np.int64))
+    ious = MeanIoU(np.zeros((config.num_classes, config.num_classes), np.int64))
     errors = DepthErrors()
     for places in chunks:
         images, targets = zip(*(test[int(place)] for place in places), strict=True)
@@ -275,7 +276,7 @@ def evaluate_dense(model: DenseModel, test: DenseData, *, device: str = "cpu", q
         if config.task == "depth":
             errors = errors + depth_errors(found.cpu().numpy(), truth, max_depth=config.max_depth)
         else:
-            ious = ious + iou_counts(found.argmax(1).cpu().numpy(), truth, config.num_classes, IGNORE)
+            ious = ious + mean_iou(found.argmax(1).cpu().numpy(), truth, config.num_classes, ignore_index=IGNORE)
     return errors.compute() if config.task == "depth" else {"mean_iou": ious.compute()}
 
 

@@ -258,14 +258,14 @@ def _id(row: dict[str, Any]) -> int:
     return row["id"]
 
 
-def pixels_of(scenes: Scenes, vision: VisionConfig) -> Tensor:
-    """Return scenes as float [scenes, 3, side, side], normalised as the tower wants it."""
-    return normalise(torch.from_numpy(scenes.images).permute(0, 3, 1, 2).float() / 255, vision)
+def pixels_of(images: np.ndarray, vision: VisionConfig) -> Tensor:
+    """Return pictures, uint8 [n, side, side, 3], as float [n, 3, side, side], normalised as the tower wants it."""
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255, vision)
 
 
 def scene_data(scenes: Scenes, task: str, vision: VisionConfig) -> ArrayData:
     """Return scenes with the truth of a task, as `transfer` takes them."""
-    images = pixels_of(scenes, vision)
+    images = pixels_of(scenes.images, vision)
     if task == "segmentation":
         return ArrayData(images, torch.from_numpy(scenes.labels).long())
     if task == "depth":

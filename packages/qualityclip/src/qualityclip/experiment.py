@@ -28,7 +28,7 @@ from qualityclip.world import World, WorldSize
 Kind = Literal["clip", "mae", "supervised", "scratch"]
 Part = Literal["depth", "labels", "easy", "tuned", "boxes"]
 TUNING_SEED = 10_000
-NUM_BOX_SCENES = 100
+NUM_BOX_SCENES = 200
 MAX_DEPTH = 1.2  # above that of the background, 1, which a sigmoid could not reach
 TEXT_TOKENS = 10  # of a caption of complete nouns, start and end among them: what equal compute is reckoned with
 
@@ -60,21 +60,22 @@ class Arm:
 
 _MCI: dict[str, Any] = {"tower": "mci"}
 ARMS: dict[str, Arm] = {
-    "nouns": Arm(**_MCI, parts=("labels",), extras=("depth", "easy", "tuned", "boxes")),
-    "matched": Arm(tier="matched", **_MCI, parts=("labels",), extras=("depth", "easy", "tuned", "boxes")),
-    "nouns 0.1": Arm(share=0.1, rate_of="nouns", **_MCI),
-    "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
+    "nouns": Arm(**_MCI, parts=("labels",), extras=("easy", "depth", "tuned", "boxes")),
+    "matched": Arm(tier="matched", **_MCI, parts=("labels",), extras=("easy", "depth", "tuned", "boxes")),
+    "untrained": Arm("scratch", rate_of="nouns", **_MCI, extras=("depth", "boxes")),
     "vit nouns": Arm(parts=("depth",), extras=("tuned",)),
     "vit mae": Arm("mae", parts=("depth",), extras=("tuned",)),
-    "shuffled": Arm(tier="shuffled", rate_of="nouns", **_MCI),
-    "vit matched": Arm(tier="matched", parts=("depth",)),
     "vit mae 4x": Arm("mae", factor=4, rate_of="vit mae", parts=("depth",)),
-    "vit supervised": Arm("supervised", parts=("depth",)),
-    "vit scratch": Arm("scratch", parts=("depth",), extras=("tuned",), rate_of="vit nouns"),
-    "noisy": Arm(tier="noisy", rate_of="matched", **_MCI),
+    "nouns 0.1": Arm(share=0.1, rate_of="nouns", **_MCI),
+    "nouns 0.3": Arm(share=0.3, rate_of="nouns", **_MCI),
+    "shuffled": Arm(tier="shuffled", rate_of="nouns", **_MCI),
     "generic": Arm(tier="generic", rate_of="matched", **_MCI),
+    "noisy": Arm(tier="noisy", rate_of="matched", **_MCI),
     "attributes": Arm(tier="attributes", rate_of="nouns", **_MCI),
     "relations": Arm(tier="relations", rate_of="nouns", **_MCI),
+    "vit matched": Arm(tier="matched", parts=("depth",)),
+    "vit supervised": Arm("supervised", parts=("depth",)),
+    "vit scratch": Arm("scratch", parts=("depth",), extras=("tuned",), rate_of="vit nouns"),
 }
 
 
@@ -96,23 +97,27 @@ class Scale:
         tuned_steps: Steps of fine-tuning.
         box_steps: Steps of detection.
         extra_seeds: Seeds that have the arms' extras as well.
-        rates: Learning rates that are tried.
+        rates: Learning rates that are tried with a ViT.
+        mci_rates: The same with an MCi tower.
+        device: Where it runs.
     """
 
     arms: tuple[str, ...]
     other_arms: tuple[str, ...] = ()
     num_seeds: int = 5
-    other_seeds: int = 1
+    other_seeds: int = 3
     tune: bool = False
     world: WorldSize = field(default_factory=WorldSize)
     batch_size: int = 64
     steps: int = 320
-    mci_steps: int = 200
+    mci_steps: int = 500
     dense_steps: int = 200
-    tuned_steps: int = 60
-    box_steps: int = 60
+    tuned_steps: int = 200
+    box_steps: int = 300
     extra_seeds: int = 2
-    rates: tuple[float, ...] = (1e-3, 3e-3)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    mci_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    device: str = "cpu"
 
 
 def model_config(tower: str, world: World) -> CLIPConfig:
@@ -165,7 +170,7 @@ def tune_rate(out: Path, name: str, scale: Scale, world: World, seed: int) -> fl
     """Return the rate whose model, trained for half the steps, has the highest validation mIoU."""
     half = replace(scale, steps=scale.steps // 2, mci_steps=scale.mci_steps // 2)
     found = {}
-    for rate in scale.rates:
+    for rate in scale.mci_rates if ARMS[name].tower == "mci" else scale.rates:
         file = out / f"{name.replace(' ', '_')}-{rate:g}.json"
         if not file.exists():
             visual, _, _ = pretrain(ARMS[name], half, world, (seed, rate))
@@ -191,12 +196,12 @@ def pretrain(arm: Arm, scale: Scale, world: World, settings: tuple[int, float]) 
     count = max(scale.batch_size, round(arm.share * len(world.pairs))) if steps else 0
     order = _rows(count, scale.batch_size, seed)
     if arm.kind == "clip":
-        return *_train_clip(config, arm, world, order), steps
+        return *_train_clip(Trainer(config, scale.device), arm, world, order), steps
     torch.manual_seed(seed)
     if arm.kind == "scratch":
-        tower = _tower(config.model)
+        tower = _tower(config.model).to(scale.device)
         return tower, tower, 0
-    return *_train_other(config, arm, world, order), steps
+    return *_train_other(config, _baseline(config, arm, world).to(scale.device), world, order), steps
 
 
 def _rows(count: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -212,37 +217,38 @@ def _tower(config: CLIPConfig, outputs: int | None = None) -> nn.Module:
     return VisionTransformer(config.vision, outputs or config.embed_dim, nn.GELU)
 
 
-def _train_clip(
-    config: TrainConfig, arm: Arm, world: World, order: Iterator[np.ndarray]
-) -> tuple[nn.Module, nn.Module]:
-    trainer = Trainer(config)
-    images, tokens = pixels_of(world.pairs, config.model.vision), world.pair_tokens(arm.tier, config.seed)
+def _train_clip(trainer: Trainer, arm: Arm, world: World, order: Iterator[np.ndarray]) -> tuple[nn.Module, nn.Module]:
+    config = trainer.config
+    tokens = world.pair_tokens(arm.tier, config.seed)
     for _ in range(config.num_steps):
-        rows = torch.from_numpy(next(order))
-        trainer.train_step(PairBatch(images[rows], tokens[rows]))
+        rows = next(order)
+        images = pixels_of(world.pairs.images[rows], config.model.vision)
+        trainer.train_step(PairBatch(images, tokens[torch.from_numpy(rows)]))
     return trainer.model.visual, trainer.model
 
 
+def _baseline(config: TrainConfig, arm: Arm, world: World) -> MAE | Supervised:
+    if arm.kind == "mae":
+        return MAE(config.model.vision)
+    return Supervised(_tower(config.model, len(world.named)))
+
+
 def _train_other(
-    config: TrainConfig, arm: Arm, world: World, order: Iterator[np.ndarray]
+    config: TrainConfig, model: MAE | Supervised, world: World, order: Iterator[np.ndarray]
 ) -> tuple[nn.Module, nn.Module]:
     """The same optimizer, schedule and pictures for the baselines."""
-    images = pixels_of(world.pairs, config.model.vision)
-    if arm.kind == "mae":
-        model: nn.Module = MAE(config.model.vision)
-        present = None
-    else:
-        present = world.present(world.pairs)
-        model = Supervised(_tower(config.model, present.shape[1]))
+    present = world.present(world.pairs) if isinstance(model, Supervised) else None
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(
         model.parameters(), config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay
     )
     for step in range(config.num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-        rows = torch.from_numpy(next(order))
+        rows = next(order)
+        batch = [pixels_of(world.pairs.images[rows], config.model.vision)]
+        batch += [] if present is None else [present[torch.from_numpy(rows)]]
         optimizer.zero_grad()
-        loss = model(images[rows]) if present is None else model(images[rows], present[rows])
-        loss.backward()
+        model(*(part.to(device) for part in batch)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
     return model.visual, model
@@ -297,13 +303,15 @@ def _segment(
     labelled, test = world.scenes("labelled", easy=easy), world.scenes(split, easy=easy)
     labelled = labelled.take(slice(0, labels)) if labels else labelled
     pair = (scene_data(scenes, "segmentation", visual.config) for scenes in (labelled, test))
-    return transfer(as_backbone(visual), *pair, dense_config(world, scale, seed, tuned=tuned))["mean_iou"]
+    return transfer(as_backbone(visual), *pair, dense_config(world, scale, seed, tuned=tuned), device=scale.device)[
+        "mean_iou"
+    ]
 
 
 def _depth(visual: nn.Module, world: World, scale: Scale, seed: int) -> dict[str, float]:
     pair = (scene_data(world.scenes(split), "depth", visual.config) for split in ("labelled", "test"))
     config = replace(dense_config(world, scale, seed), task="depth", max_depth=MAX_DEPTH)
-    return transfer(as_backbone(visual), *pair, config)
+    return transfer(as_backbone(visual), *pair, config, device=scale.device)
 
 
 def _detect(visual: nn.Module, world: World, scale: Scale, seed: int) -> float:
@@ -312,7 +320,7 @@ def _detect(visual: nn.Module, world: World, scale: Scale, seed: int) -> float:
     config = replace(config, num_classes=len(world.held_out), num_steps=scale.box_steps, learning_rate=3e-3)
     train = scene_data(world.scenes("labelled"), "detection", visual.config)
     test = scene_data(world.scenes("test").take(slice(0, NUM_BOX_SCENES)), "detection", visual.config)
-    return transfer(as_backbone(visual), train, test, config)["ap"]
+    return transfer(as_backbone(visual), train, test, config, device=scale.device)["ap"]
 
 
 @torch.no_grad()
@@ -321,7 +329,8 @@ def retrieval_recall(model: nn.Module, world: World) -> dict[str, float]:
     assert isinstance(model, CLIP)
     model.eval()
     tokens = world.tokens(world.captions(world.retrieval, "nouns", 0))
-    images, texts, _ = model(pixels_of(world.retrieval, model.config.vision), tokens)
+    device = model.logit_scale.device
+    images, texts, _ = model(pixels_of(world.retrieval.images, model.config.vision).to(device), tokens.to(device))
     return {"image_to_text": _recall(images @ texts.T), "text_to_image": _recall(texts @ images.T)}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tenfold_shared.commands import require_extra
 from tenfold_shared.metrics import Mean, RootMean
+from tenfold_shared.metrics import mean_iou as count_labels
 
 DELTA = 1.25
 
@@ -41,59 +42,12 @@ def mean_iou(
         >>> mean_iou([0, 0, 1, 1], [0, 1, 1, 1], 2)
         0.5833333333333333
     """
-    found, truth = np.asarray(pred), np.asarray(target)
-    if found.shape != truth.shape:
-        raise ValueError(f"`pred` {found.shape} and `target` {truth.shape} must have one shape.")
     if per_image:
-        each = [iou_counts(p, t, num_classes, ignore_index).compute() for p, t in zip(found, truth, strict=True)]
-        return float(np.mean(each)) if each else float("nan")
-    return iou_counts(found, truth, num_classes, ignore_index).compute()
-
-
-@dataclass(frozen=True)
-class IouCounts:
-    """Pixels of each class: right ones, and those of prediction and truth together; adds up over batches."""
-
-    hits: np.ndarray
-    pixels: np.ndarray
-
-    def __add__(self, other: IouCounts) -> IouCounts:
-        return IouCounts(self.hits + other.hits, self.pixels + other.pixels)
-
-    def per_class(self) -> np.ndarray:
-        """Return each class's IoU; nan for one that does not occur."""
-        union = self.pixels - self.hits
-        return np.divide(self.hits, union, out=np.full(len(union), np.nan), where=union > 0)
-
-    def compute(self) -> float:
-        """Return the mean over the classes that occur; nan without any."""
-        values = self.per_class()
-        values = values[~np.isnan(values)]
-        return float(values.mean()) if len(values) else float("nan")
-
-
-def iou_counts(found: np.ndarray, truth: np.ndarray, num_classes: int, ignore_index: int | None = None) -> IouCounts:
-    """Count a batch; see `mean_iou`."""
-    found, truth = found.ravel(), truth.ravel()
-    if ignore_index is not None:
-        counted = truth != ignore_index
-        found, truth = found[counted], truth[counted]
-    for name, labels in (("target", truth), ("pred", found)):
-        _check_labels(name, labels, num_classes)
-    # One count of pairs is quicker than picking out the pixels that agree.
-    joined = np.multiply(truth, num_classes, dtype=np.int64)
-    joined += found.astype(np.int64, copy=False)
-    pairs = np.bincount(joined, minlength=num_classes**2).reshape(num_classes, num_classes)
-    return IouCounts(pairs.diagonal().copy(), pairs.sum(0) + pairs.sum(1))
-
-
-def _check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
-    if labels.dtype.kind not in "iub":
-        raise ValueError(f"`{name}` must hold integer labels, found {labels.dtype}.")
-    if labels.size and labels.min() < 0:
-        raise ValueError(f"`{name}` holds the label {labels.min()}; labels begin with 0.")
-    if labels.size and labels.max() >= num_classes:
-        raise ValueError(f"`{name}` holds the label {labels.max()}, with {num_classes} classes; the last is one less.")
+        if len(pred) != len(target):
+            raise ValueError(f"`pred` holds {len(pred)} images, `target` {len(target)}; they must be as many.")
+        each = [count_labels(p, t, num_classes, ignore_index=ignore_index) for p, t in zip(pred, target, strict=True)]
+        return float(np.mean([counts.compute() for counts in each])) if each else float("nan")
+    return count_labels(pred, target, num_classes, ignore_index=ignore_index).compute()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The paper's comparison at small scale: caption quality, MAE, data efficiency, on composed scenes with exact masks.
 
-    qualityclip reproduce --budget full --out X      (one core, about half an hour; laptop: under a minute)
-    qualityclip reproduce --grid --out X             (a GPU: the same plan with larger numbers)
+    qualityclip reproduce --budget full --out X           (one core, an hour or two; laptop: under a minute)
+    qualityclip reproduce --grid --device cuda --out X    (a GPU: the same plan with larger numbers)
 
 Fixed before the run. Data: OpenMoji pictures composed into scenes of 48 px, two to four objects on textured
 backgrounds; class, depth and boxes exact. 8,000 pretraining scenes of 72 named concepts (six of each of twelve
@@ -12,18 +12,19 @@ Caption tiers (`scene_captions`): generic; noisy (nouns dropped with chance 1/2,
 filler for each dropped noun: as long as complete ones); nouns (complete); attributes; relations; shuffled.
 Towers: a small MCi of timm (dims 16 to 64) for captions and data efficiency, a ViT (patch 8, width 64, 2 layers)
 where MAE is compared. CLIP's loss, batches of 64, AdamW, cosine; steps as in `Scale`. MAE, supervision (exact labels of
-named concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates: two
-trials (`Scale.rates`) of half the steps for each of nouns, matched and the ViTs on nouns, matched, MAE, supervised, by
-validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
+named concepts) and CLIP with a ViT have equal FLOPs (`equal_steps`); a further MAE has four times the steps. Rates:
+three trials (`Scale.rates`, `Scale.mci_rates`) of half the steps for each of nouns, matched and the ViTs on nouns,
+matched, MAE, supervised, by validation mIoU with a seed of its own; other arms take that of the arm named in `ARMS`.
 Primary: mIoU of a frozen linear head, nouns against matched (noisy at equal length), MCi; minimum effect 0.01.
 Against MAE relative differences in %, minimum half of the abstract's (6.05 mIoU, 5.75 RMSE). Data efficiency:
 `iso_performance_ratio` of nouns on 0.1, 0.3 and 1 of the pairs (equal steps) against matched on all, and of both on 40,
 120 and 400 labelled scenes; control 1, minimum effect half of the paper's gain (4.5). The same head, rates and steps
-for every arm. Further rows: ViT, fine-tuning with layer decay and drop path, depth, detection, retrieval, tiers.
-Five paired seeds (weights, order, caption noise) for `PRIMARY`, one for the others, whose rows can show a direction at
-most; tasks called extras have two. The order is that of `plan_runs`; what exists is judged. Power check: nouns against
-shuffled.
-Laptop trains the headline's two arms with one seed at the recorded rates, and is held against the recorded seeds;
+for every arm. Further rows: ViT, untrained weights, fine-tuning with layer decay and drop path, depth, detection,
+retrieval, tiers.
+Five paired seeds (weights, order, caption noise) for `PRIMARY`, three for the others, whose rows can show a direction
+at most; tasks called extras have two. The order is that of `plan_runs`, what exists is judged: first the power check
+(`verdicts.power_check`: two seeds of nouns against shuffled), then the headline.
+Laptop trains CLIP and MAE with the ViT and one seed at the recorded rates, and is held against the recorded seeds;
 smoke shows that it runs and judges nothing.
 """
 
@@ -47,21 +48,30 @@ from qualityclip.world import World, WorldSize
 
 Budget = Literal["smoke", "laptop", "full"]
 DEFAULT_RATE = 3e-3
-PRIMARY = ("nouns", "matched", "vit nouns", "vit mae", "nouns 0.1", "nouns 0.3")
+HEADLINE = ("nouns", "matched")
+AGAINST_MAE = ("vit nouns", "vit mae")
+PRIMARY = (*HEADLINE, "untrained", *AGAINST_MAE)
 OTHERS = tuple(arm for arm in ARMS if arm not in PRIMARY)
-HEADLINE, NUM_CONTROLS = ("nouns", "matched"), 3
+POWER_CHECK = ("nouns", "shuffled")
 FULL = Scale(PRIMARY, OTHERS, tune=True)
+# The plan before, whose runs with a ViT are recorded where this one has none yet. Its MCi arms had a rate below what
+# the control needs and are not used: see the changelog.
+FIRST = replace(
+    FULL, mci_steps=200, tuned_steps=60, box_steps=60, other_seeds=1, rates=(1e-3, 3e-3), mci_rates=(1e-3, 3e-3)
+)
+RECORDED = {"runs.json": FULL, "first-runs.json": FIRST}
 SCALES: dict[str, Scale] = {
     "smoke": Scale(
         ("nouns", "matched", "vit nouns", "vit mae"), (), 1,
         world=WorldSize(per_family=2, num_pairs=128, num_labelled=40, num_validation=20, num_test=40, num_retrieval=30),
         batch_size=32, steps=2, mci_steps=2, dense_steps=3, tuned_steps=2, box_steps=2,
     ),
-    "laptop": replace(FULL, arms=("nouns", "matched"), other_arms=(), num_seeds=1, tune=False),
+    "laptop": replace(FULL, arms=AGAINST_MAE, other_arms=(), num_seeds=1, tune=False, extra_seeds=0),
     "full": FULL,
     "grid": replace(
         FULL, arms=tuple(ARMS), other_arms=(), batch_size=512, steps=12_000, mci_steps=12_000, dense_steps=4_000,
         tuned_steps=2_000, box_steps=4_000, extra_seeds=5, rates=(5e-4, 1e-3, 2e-3),
+        mci_rates=(5e-4, 1e-3, 2e-3),
         world=WorldSize(128, 8, 100_000, 2_000, 500, 2_000, 1_000),
     ),
 }  # fmt: skip
@@ -74,40 +84,64 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 
     Args:
         out: Existing folder; gets the runs and the figures.
-        budget: "smoke" (few steps of four arms), "laptop" (the headline's MCi arms, one seed) or "full" (all).
+        budget: "smoke" (few steps of four arms), "laptop" (CLIP and MAE with the ViT, one seed) or "full" (all).
         seed: The first of the seeds.
 
     Returns:
         One row per claim, with what cannot be tried here.
     """
-    return run_scale(out, budget, budget, seed)
+    return run_scale(out, budget, seed)
 
 
-def run_scale(out: Path, name: str, budget: Budget, seed: int) -> list[ClaimResult]:
-    """Do what `reproduce` does at one of `SCALES`; "grid" is the full plan for a GPU."""
-    start, scale, work = time.perf_counter(), SCALES[name], out / name
+def run_scale(
+    out: Path, name: str, seed: int, *, device: str = "cpu", quiet: bool = False, judge_only: bool = False
+) -> list[ClaimResult]:
+    """Do what `reproduce` does at one of `SCALES`; "grid" is the full plan for a GPU.
+
+    Args:
+        out: Existing folder.
+        name: Of the scale.
+        seed: The first of the seeds.
+        device: Where it runs.
+        quiet: No progress.
+        judge_only: Train nothing; judge the finished runs.
+    """
+    start, scale, work = time.perf_counter(), replace(SCALES[name], device=device), out / name
     (work / "runs").mkdir(parents=True, exist_ok=True)
     world = World(scale.world)
-    rates = find_rates(work, scale, world)
-    jobs = plan_runs(scale, seed)
-    for arm, its_seed in progress(jobs, description="runs", unit="runs"):
+    jobs = [] if judge_only else plan_runs(scale, seed)
+    rates = find_rates(work, scale, world, quiet=quiet) if jobs else {}
+    for arm, its_seed in progress(jobs, description="runs", unit="runs", quiet=quiet):
         run_arm(work / "runs", arm, scale, world, (its_seed, rates.get(ARMS[arm].rate_of or arm, DEFAULT_RATE)))
     results = read_runs(work / "runs")
     write_json(work / "runs.json", results)
+    budget: Budget = "smoke" if name == "smoke" else "laptop" if name == "laptop" else "full"
     claims = judge(out, results, scale, budget=budget, seconds=time.perf_counter() - start)
-    return [*claims, *verdicts.not_attempted()]
+    return claims + (verdicts.not_attempted(claims) if budget == "full" else [])
 
 
 def plan_runs(scale: Scale, seed: int) -> list[tuple[str, int]]:
     """Return (arm, seed) in order, so that a run that is cut short has what matters most.
 
-    Two seeds of the main arms and the strongest controls; all seeds of the headline's two arms, seed by seed; the rest.
+    Two seeds of the power check, all seeds of the headline, those of the other main arms, the rest seed by seed.
     """
-    main = [(arm, seed + number) for number in range(scale.num_seeds) for arm in scale.arms]
-    others = [(arm, seed + number) for number in range(scale.other_seeds) for arm in scale.other_arms]
-    headline = [job for job in main if job[0] in HEADLINE]
-    order = [*main[: 2 * len(scale.arms)], *others[:NUM_CONTROLS], *headline, *others, *main]
+    counts = dict.fromkeys(scale.arms, scale.num_seeds) | dict.fromkeys(scale.other_arms, scale.other_seeds)
+    order = [(arm, number) for number in range(2) for arm in POWER_CHECK]
+    for arms in (HEADLINE, scale.arms, scale.other_arms):
+        order += [(arm, number) for number in range(scale.num_seeds) for arm in arms]
+    order = [(arm, seed + number) for arm, number in order if number < counts.get(arm, 0)]
     return list(dict.fromkeys(order))
+
+
+def judge_recorded(out: Path) -> list[ClaimResult]:
+    """Return the claims of the runs that come with the package; a later plan's claim stands for the earlier one's."""
+    claims: dict[str, ClaimResult] = {}
+    for file, scale in RECORDED.items():
+        runs = recorded(file) or {}
+        seconds = sum(run["pretrain_seconds"] + run["judge_seconds"] for each in runs.values() for run in each)
+        found = judge(out, runs, scale, budget="full", seconds=seconds)
+        claims = {claim.claim: claim for claim in found} | claims
+    return list(claims.values())
 
 
 def judge(out: Path, results: verdicts.Runs, scale: Scale, *, budget: Budget, seconds: float) -> list[ClaimResult]:
@@ -116,12 +150,17 @@ def judge(out: Path, results: verdicts.Runs, scale: Scale, *, budget: Budget, se
     return verdicts.judge(
         results,
         budget=budget,
-        data=f"OpenMoji pictures composed into {size.num_pairs} scenes of {size.image_size} px; {scale.steps} steps of "
-        f"{scale.batch_size} (ViT), {scale.mci_steps} (MCi)",
+        data=f"OpenMoji pictures composed into {size.num_pairs} scenes of {size.image_size} px; batches of "
+        f"{scale.batch_size}: {scale.steps} with a ViT (rates tried {_join(scale.rates)}), {scale.mci_steps} with MCi "
+        f"({_join(scale.mci_rates)})",
         seconds=seconds,
         figures=draw(out, results, size.num_pairs),
         num_pairs=size.num_pairs,
     )
+
+
+def _join(rates: tuple[float, ...]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def read_runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -133,7 +172,7 @@ def read_runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {arm: sorted(runs, key=lambda run: run["seed"]) for arm, runs in found.items() if runs}
 
 
-def find_rates(work: Path, scale: Scale, world: World) -> dict[str, float]:
+def find_rates(work: Path, scale: Scale, world: World, *, quiet: bool) -> dict[str, float]:
     """Return each arm's learning rate: tuned now, or the recorded ones."""
     if not scale.tune:
         return recorded("rates.json") or {}
@@ -141,7 +180,7 @@ def find_rates(work: Path, scale: Scale, world: World) -> dict[str, float]:
     own = [arm for arm in (*scale.arms, *scale.other_arms) if not ARMS[arm].rate_of]
     rates = {
         arm: tune_rate(work / "tuning", arm, scale, world, TUNING_SEED)
-        for arm in progress(own, description="rates", unit="arms")
+        for arm in progress(own, description="rates", unit="arms", quiet=quiet)
     }
     write_json(work / "rates.json", rates)
     return rates
@@ -154,24 +193,31 @@ def recorded(name: str) -> dict[str, Any] | None:
 
 
 def draw(out: Path, results: verdicts.Runs, num_pairs: int) -> list[str]:
-    """Draw both curves and all arms, of this run or, where it lacks them, of the recorded one; return the files."""
+    """Draw both curves and all arms, of this run and, where it lacks them, of the recorded ones; return the files."""
+    files = draw_runs(out, results, num_pairs, "", "")
+    for name, scale in RECORDED.items():
+        prefix = f"recorded-{name.removesuffix('runs.json')}"
+        title = "recorded" if scale is FULL else "recorded, the plan before"
+        if not set(results) >= {"nouns", "nouns 0.1"}:
+            files += draw_runs(out, recorded(name) or {}, scale.world.num_pairs, prefix, title)
+    return files
+
+
+def draw_runs(out: Path, runs: verdicts.Runs, num_pairs: int, prefix: str, title: str) -> list[str]:
+    """Draw what some runs have, into files that begin with a prefix; return their names."""
     files = []
-    for prefix, runs in (("", results), ("recorded-", recorded("runs.json") or {})):
-        title = "recorded run" if prefix else ""
-        if curves := verdicts.label_curves(runs):
-            sizes, ours, control = curves
-            arms = {"complete nouns": ours, "noisy, matched": control}
-            files.append(f"{prefix}labels.svg")
-            draw_curve(out / files[-1], sizes, arms, ("labelled scenes", "mIoU"), title)
-        if curves := verdicts.pair_curves(runs):
-            sizes, ours, control = curves
-            arms = {"complete nouns": ours, "noisy, matched, all pairs": control}
-            files.append(f"{prefix}pairs.svg")
-            draw_curve(out / files[-1], [s * num_pairs for s in sizes], arms, ("pretraining pairs", "mIoU"), title)
-        if runs:
-            scores = {arm: [run["mean_iou"] for run in each] for arm, each in runs.items()}
-            files.append(f"{prefix}arms.svg")
-            draw_bars(out / files[-1], scores, "mIoU, frozen linear head", title)
-        if not prefix and set(results) >= {"nouns", "nouns 0.1"}:
-            break
+    if curves := verdicts.label_curves(runs):
+        sizes, ours, control = curves
+        files.append(f"{prefix}labels.svg")
+        arms = {"complete nouns": ours, "noisy, matched": control}
+        draw_curve(out / files[-1], sizes, arms, ("labelled scenes", "mIoU"), title)
+    if curves := verdicts.pair_curves(runs):
+        sizes, ours, control = curves
+        files.append(f"{prefix}pairs.svg")
+        arms = {"complete nouns": ours, "noisy, matched, all pairs": control}
+        draw_curve(out / files[-1], [s * num_pairs for s in sizes], arms, ("pretraining pairs", "mIoU"), title)
+    if runs:
+        files.append(f"{prefix}arms.svg")
+        scores = {arm: [run["mean_iou"] for run in each] for arm, each in runs.items()}
+        draw_bars(out / files[-1], scores, "mIoU, frozen linear head", title)
     return files

@@ -15,7 +15,7 @@ from qualityclip.scene_captions import FILLER, GENERIC, Tier, caption_scenes
 from qualityclip.scenes import COLOURS, Scenes, compose, concepts
 
 # Seeds of the scenes; runs have others of their own.
-PAIRS, LABELLED, VALIDATION, TEST, RETRIEVAL = 101, 102, 103, 204, 205
+PAIRS, LABELLED, VALIDATION, TEST, RETRIEVAL = 101, 102, 103, 304, 305
 EXTRA_WORDS = "large small left right of above below and in front behind ,"
 
 
