@@ -134,7 +134,7 @@ def test_an_imputer_changes_missing_values_alone(data):
 def test_an_imputer_learns_to_beat_a_straight_line():
     t = np.arange(64)
     X = np.stack([np.sin(2 * np.pi * (t + shift) / 16) for shift in range(32)])[:, None]
-    made = nots.NoTSImputer("tiny", num_steps=50, adapt_steps=300, mask_ratio=0.3, random_state=0).fit(X)
+    made = nots.NoTSImputer("tiny", num_steps=10, adapt_steps=120, mask_ratio=0.3, random_state=0).fit(X)
     holes = X[:8].copy()
     holes[:, :, 20:28] = np.nan
     from nots.windows import interpolate

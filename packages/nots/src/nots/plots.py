@@ -84,7 +84,8 @@ def draw_capacities(path: Path, sups: Mapping[str, Mapping[int, Sequence[float]]
     """
     pyplot, figure, axes = _figure(1, 1, (4.6, 2.8))
     axis = axes[0, 0]
-    for place, (form, rows) in enumerate(sups.items()):
+    for place, (form, found) in enumerate(sups.items()):
+        rows = dict(sorted(found.items()))
         axis.plot(list(rows), [np.mean(v) for v in rows.values()], color=f"C{place}", label=f"tokens of a {form}")
         for capacity, values in rows.items():
             axis.plot([capacity] * len(values), values, ".", color=f"C{place}", alpha=0.6)
