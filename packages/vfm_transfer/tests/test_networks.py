@@ -42,6 +42,11 @@ def test_a_finer_map_has_the_same_weights():
             build_network(NetworkConfig(name, 3, "segment", stride=16))
 
 
+def test_a_network_without_a_classifier_has_no_logits():
+    with pytest.raises(ValueError, match="'convnet' has no classifier of its own"):
+        build_network(NetworkConfig("convnet", 3), classifier=True)
+
+
 def test_the_frozen_teacher_from_onnx(tmp_path):
     network = build_network(NetworkConfig("opennsfw", 4), pretrained=True)
     pixels = photo("astronaut", 100)

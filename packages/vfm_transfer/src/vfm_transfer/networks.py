@@ -47,7 +47,7 @@ class ConvNet(nn.Module):
             self.layers.append(nn.BatchNorm2d(channels[place + 1]))
             self.layers.append(nn.ReLU())
         self.dense = nn.Sequential(nn.Flatten(), nn.Linear(CELLS**2 * widths[-1], dim), nn.ReLU())
-        self.dims = (dim, widths[-1])
+        self.dims, self.classifier = (dim, widths[-1]), None
         self.defaults = (28, *HALF)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
