@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,6 +108,8 @@ class Train:
             resolve_device(self.device), self.workers, checkpoint_every=self.checkpoint_every, quiet=self.quiet
         )
         metrics = train(config, samples, self.out, resume=self.resume, options=options)
+        if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
+            return
         print_result({"model": str(self.out / "model"), "steps": config.num_steps, **metrics}, self.json)
 
 
