@@ -174,7 +174,7 @@ def tune_rate(out: Path, name: str, scale: Scale, world: World, seed: int) -> fl
         file = out / f"{name.replace(' ', '_')}-{rate:g}.json"
         if not file.exists():
             visual, _, _ = pretrain(ARMS[name], half, world, (seed, rate))
-            write_json(file, {"mean_iou": _segment(visual, world, scale, seed, split="validation")})
+            write_json(file, {"mean_iou": _segment(visual, Judging(world, scale, seed), split="validation")})
         found[rate] = json.loads(file.read_text("utf-8"))["mean_iou"]
     return max(found, key=lambda rate: found[rate])
 
@@ -256,20 +256,21 @@ def _train_other(
 
 def judge_backbone(visual: nn.Module, arm: Arm, scale: Scale, world: World, seed: int) -> dict[str, Any]:
     """Return the scores of a tower on the tasks of its arm."""
-    found: dict[str, Any] = {"mean_iou": _segment(visual, world, scale, seed)}
+    judging = Judging(world, scale, seed)
+    found: dict[str, Any] = {"mean_iou": _segment(visual, judging)}
     parts = arm.parts + (arm.extras if seed % TUNING_SEED < scale.extra_seeds else ())
     if "depth" in parts:
         found |= {f"depth_{name}": value for name, value in _depth(visual, world, scale, seed).items()}
     if "labels" in parts:
         sizes = label_sizes(world)
-        found["labels"] = {str(n): _segment(visual, world, scale, seed, labels=n) for n in sizes[:-1]}
+        found["labels"] = {str(n): _segment(visual, judging, labels=n) for n in sizes[:-1]}
         found["labels"][str(sizes[-1])] = found["mean_iou"]
     if "easy" in parts:
-        found["easy"] = _segment(visual, world, scale, seed, easy=True)
+        found["easy"] = _segment(visual, judging, easy=True)
     if "boxes" in parts:
         found["ap"] = _detect(visual, world, scale, seed)
     if "tuned" in parts:  # the last, since it changes the tower
-        found["tuned"] = _segment(visual, world, scale, seed, tuned=True)
+        found["tuned"] = _segment(visual, judging, tuned=True)
     return found
 
 
@@ -289,23 +290,30 @@ def dense_config(world: World, scale: Scale, seed: int, *, tuned: bool = False) 
     return replace(config, num_steps=scale.tuned_steps, **tuning)
 
 
+@dataclass(frozen=True)
+class Judging:
+    """Where a tower is judged: scenes, sizes, and the seed of its heads."""
+
+    world: World
+    scale: Scale
+    seed: int
+
+
 def _segment(
     visual: nn.Module,
-    world: World,
-    scale: Scale,
-    seed: int,
+    judging: Judging,
     *,
     labels: int = 0,
     easy: bool = False,
     tuned: bool = False,
     split: str = "test",
 ) -> float:
+    world, scale = judging.world, judging.scale
     labelled, test = world.scenes("labelled", easy=easy), world.scenes(split, easy=easy)
     labelled = labelled.take(slice(0, labels)) if labels else labelled
     pair = (scene_data(scenes, "segmentation", visual.config) for scenes in (labelled, test))
-    return transfer(as_backbone(visual), *pair, dense_config(world, scale, seed, tuned=tuned), device=scale.device)[
-        "mean_iou"
-    ]
+    config = dense_config(world, scale, judging.seed, tuned=tuned)
+    return transfer(as_backbone(visual), *pair, config, device=scale.device)["mean_iou"]
 
 
 def _depth(visual: nn.Module, world: World, scale: Scale, seed: int) -> dict[str, float]:
