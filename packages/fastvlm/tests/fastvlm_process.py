@@ -10,7 +10,9 @@ import time
 from unittest import mock
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fastvlm.cli", "fastvlm.train", "fastvlm.start", "fastvlm.profile", "transformers"])
+CONTEXT.set_forkserver_preload(
+    ["fastvlm.cli", "fastvlm.train", "fastvlm.start", "fastvlm.profile", "transformers", "torch._dynamo"]
+)
 
 
 def run_line(arguments):

@@ -8,7 +8,9 @@ import os
 import sys
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mobileclip.cli", "mobileclip.train", "mobileclip.reinforce", "webdataset", "timm"])
+CONTEXT.set_forkserver_preload(
+    ["mobileclip.cli", "mobileclip.train", "mobileclip.reinforce", "webdataset", "timm", "torch._dynamo"]
+)
 
 
 def run_line(arguments):

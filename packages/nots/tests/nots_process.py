@@ -5,7 +5,7 @@ import os
 import sys
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["nots.cli", "nots.train", "nots.tasks"])
+CONTEXT.set_forkserver_preload(["nots.cli", "nots.train", "nots.tasks", "torch._dynamo"])
 
 
 def run_line(arguments):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # the first optimiser imports it: once, before anything is forked
 from physiomae.config import OBJECTIVES, PRESETS, TrainConfig
 from physiomae.parallel import Processes
 from physiomae.sources import ArraySource
