@@ -43,7 +43,8 @@ def test_the_readme_has_a_row_of_each_package_and_the_counts(tmp_path):
         rows = [claim("a", figure=FIGURE).to_dict(), claim("b", tried=False).to_dict()]
         (results / "recorded.json").write_text(json.dumps({"claims": rows}))
     row = {"work": "load", "unit": "MB/s", "ours": 3.0, "peer_name": "tar", "peer": 1.5, "ratio": 2.0}
-    (results / "benchmarks.json").write_text(json.dumps({"rows": [row]}))
+    alone = {"work": "write", "ours": 7.0, "peer_name": None, "peer": None, "ratio": None}
+    (results / "benchmarks.json").write_text(json.dumps({"rows": [row, alone]}))
     blocks = "<!-- {0} -->\nold\n<!-- /{0} -->\n"
     text = overview.fill("# X\n" + blocks.format("claims") + blocks.format("benchmarks"), tmp_path)
     verdict = claim("a", figure=FIGURE).verdict
@@ -52,6 +53,7 @@ def test_the_readme_has_a_row_of_each_package_and_the_counts(tmp_path):
         assert "| a | 2x \\| less | 1.2 [" in line and line.endswith(f"| {verdict} |")
     assert f"All 4 recorded claims: 2 {verdict}, 2 not attempted." in text and "old" not in text
     assert "| [beta](packages/beta#benchmarks) | load | 3 MB/s | tar: 1.5 | 2 |" in text
+    assert "| [beta](packages/beta#benchmarks) | write | 7  |  |  |" in text, "no peer does it"
     assert text == overview.fill(text, tmp_path)
 
 

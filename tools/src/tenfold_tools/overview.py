@@ -60,8 +60,7 @@ def render_benchmarks(recorded: Mapping[str, Sequence[Mapping[str, Any]]]) -> st
     for package, found in recorded.items():
         link = f"[{package}](packages/{package}#benchmarks)"
         for row in found:
-            ours, peer = f"{row['ours']:.4g} {row.get('unit', '')}", f"{row['peer_name']}: {row['peer']:.4g}"
-            rows.append((link, row["work"], ours, peer, f"{row['ratio']:.3g}"))
+            rows.append((link, row["work"], f"{row['ours']:.4g} {row.get('unit', '')}", *tables.beside(row)))
     return tables.join(rows)
 
 

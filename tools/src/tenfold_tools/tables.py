@@ -61,14 +61,22 @@ def render_benchmarks(record: Mapping[str, Any]) -> str:
     header = ("Work", "Unit", "Ours", "Peer", "Ratio", "Aim")
     rows = [header, ("---",) * len(header)]
     for row in record["rows"]:
-        low, high = row["spread"]
-        ratio = f"{row['ratio']:.3g} [{low:.3g}, {high:.3g}]"
         aim = "" if row.get("aim") is None else f"{row['aim']:g}"
-        peer = f"{row['peer_name']}: {row['peer']:.4g}"
+        peer, ratio = beside(row)
+        if ratio:
+            low, high = row["spread"]
+            ratio += f" [{low:.3g}, {high:.3g}]"
         rows.append((row["work"], row.get("unit", ""), f"{row['ours']:.4g}", peer, ratio, aim))
     machine = record["machine"]
     where = f"`{record['command']}`, {record['date']}, {machine['cpu']}, {machine['cores']} cores; smallest and largest"
     return f"{join(rows)}\n{where} round in brackets.\n"
+
+
+def beside(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a benchmark's peer with its figure, and the ratio; nothing where no peer does that work."""
+    if row["ratio"] is None:
+        return "", ""
+    return f"{row['peer_name']}: {row['peer']:.4g}", f"{row['ratio']:.3g}"
 
 
 def fill(readme: str, recorded: Path) -> str:
