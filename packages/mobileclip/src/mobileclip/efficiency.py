@@ -219,9 +219,9 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
         plan = dataclasses.replace(plan, arms=(known["strongest"], REINFORCED))
     world = World(out / "efficiency" / budget, num_augmentations=plan.num_augmentations, share=plan.share)
     curves, rates = _run_arms(world, plan, seed, known["rates"])
-    plots.draw_efficiency(out / "efficiency.svg", curves)
+    plots.draw_efficiency(out / "efficiency.svg", curves, MAIN)
     if budget != "full":
-        plots.draw_efficiency(out / "efficiency-recorded.svg", read_curves(RECORDED))
+        plots.draw_efficiency(out / "efficiency-recorded.svg", read_curves(RECORDED), MAIN)
     strongest = max(
         (arm for arm in CONTROLS if arm in curves), key=lambda arm: np.mean([c.mrr.max() for c in curves[arm]])
     )

@@ -84,23 +84,33 @@ def _save(figure: plt.Figure, path: Path, title: str, description: str) -> None:
     plt.close(figure)
 
 
-def draw_efficiency(path: Path, curves: Mapping[str, Sequence[Curve]]) -> None:
+def draw_efficiency(path: Path, curves: Mapping[str, Sequence[Curve]], main: Sequence[str]) -> None:
     """Draw retrieval over samples seen, one line per arm: the mean over seeds with its range.
 
     Args:
         path: SVG file to write.
         curves: Arm -> a curve of every seed.
+        main: Arms of the first panel, in order; all others are ablations of the last of them, in a panel below.
     """
+    shown = [arm for arm in main if arm in curves]
+    others = [arm for arm in curves if arm not in main]
+    panels = [shown, [*shown[-1:], *others]] if others else [shown]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
-        for number, (arm, runs) in enumerate(curves.items()):
-            samples, values = runs[0].samples, np.stack([run.mrr for run in runs])
-            colour = plt.get_cmap("tab20")(number)
-            axis.plot(samples, values.mean(0), marker="o", markersize=3, color=colour, label=arm)
-            axis.fill_between(samples, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-        axis.set_xscale("log")
-        axis.set_xlabel("samples seen")
-        axis.set_ylabel("text-to-image MRR, unseen concepts")
-        axis.legend(frameon=False, fontsize=8, ncols=2)
-        description = "One line per arm with the range over seeds: retrieval rises with the samples seen."
+        size = (WIDTH_INCHES, 0.4 + 3.2 * len(panels))
+        figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        for axis, arms in zip(axes[:, 0], panels, strict=True):
+            for number, arm in enumerate(arms):
+                runs = curves[arm]
+                samples, values = runs[0].samples, np.stack([run.mrr for run in runs])
+                ablated = arms is not shown and number == 0
+                colour = "black" if ablated else f"C{(number - (arms is not shown)) % 10}"
+                axis.plot(samples, values.mean(0), marker="o", markersize=3, color=colour, label=arm)
+                if arms is shown:
+                    axis.fill_between(samples, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            axis.set_ylabel("text-to-image MRR, unseen concepts")
+            axis.set_title("main arms, range over seeds" if arms is shown else "ablations, one seed", loc="left")
+            axis.legend(frameon=False, fontsize=8)
+        axes[0, 0].set_xscale("log")
+        axes[-1, 0].set_xlabel("samples seen")
+        description = "One line per arm: retrieval rises with the samples seen; above with the range over seeds."
         _save(figure, path, "Learning efficiency", description)
