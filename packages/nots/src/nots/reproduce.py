@@ -28,8 +28,8 @@ Power check: nots beats random weights (raw). Positive controls: Whittle's estim
 **Differentiation**: see `nots.differentiation`; T = 8, capacities of 1, 4, 16 and 64, five seeds, 300 updates; "does
 not fall under T / 2" and "is under 0.1 T" on M that training has not.
 **Real series**: see `nots.real`.
-Laptop: nots and random_sequence of seed 0 with the recorded rates, at the full size, adapted to fBm alone, and
-differentiation at the smallest capacity; smoke: every arm for two steps, nothing judged.
+Laptop: nots and mae, the strongest control of the recorded run, of seed 0 with the recorded rates, at the full size,
+adapted to fBm alone, and differentiation at the smallest capacity; smoke: every arm for two steps, nothing judged.
 The paper's scale is the same plan with larger numbers (`--scale paper`: T = 1,024, six elements, 236 k parameters,
 40,000 series, 20,000 updates of 32), for a GPU; it was not run.
 """
@@ -102,7 +102,7 @@ def plan_of(budget: Budget) -> Plan:
     if budget == "laptop":
         return Plan(
             1,
-            ("nots", "random_sequence", CLASSICAL),
+            ("nots", "mae", CLASSICAL),
             (),
             Sizes(worlds=("fbm",)),
             (1,),
