@@ -59,6 +59,19 @@ def test_iou_refuses_labels_out_of_range(found, truth, name):
         mean_iou(found, truth, 3)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_negative_labels_are_refused_in_every_type(dtype):
+    """Also where the classes are more than the type can count."""
+    with pytest.raises(ValueError, match=r"`predictions` -1\.\.0 must be from 0 to 299"):
+        mean_iou(np.array([0, -1], dtype), np.array([0, 0], dtype), 300)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8])
+def test_labels_of_small_types_are_counted(dtype):
+    found, truth = np.array([0, 1, 1, 0], dtype), np.array([0, 1, 0, 0], dtype)
+    assert mean_iou(found, truth, 300).compute() == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
 def test_shapes_are_not_broadcast():
     for metric in (accuracy, rmse, auroc):
         with pytest.raises(ValueError, match="must be the same"):

@@ -134,9 +134,10 @@ def mean_iou(
 def _check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
     if labels.dtype.kind not in "iub":
         raise ValueError(f"`{name}` must hold integer labels, found {labels.dtype}.")
-    # A negative number is a large one without its sign, so one pass finds both kinds of wrong labels.
+    # A negative number is one beyond the type's largest without its sign, so one pass finds both kinds of wrong labels.
     unsigned = labels.view(labels.dtype.str.replace("i", "u"))
-    if labels.size and unsigned.max() >= num_classes:
+    limit = min(num_classes, np.iinfo(labels.dtype).max + 1) if labels.dtype.kind == "i" else num_classes
+    if labels.size and unsigned.max() >= limit:
         raise ValueError(f"`{name}` {labels.min()}..{labels.max()} must be from 0 to {num_classes - 1}.")
 
 
