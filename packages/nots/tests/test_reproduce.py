@@ -57,7 +57,7 @@ def judged(runs):
 
 
 def test_verdicts_follow_from_the_runs():
-    first = "NoTS beats the best of three at equal operations, fbm, frozen"
+    first = "NoTS beats the strongest control at equal operations, fbm, frozen"
     shown = judged(made(0.1))
     assert shown[first].verdict == "shown"
     assert shown["Function tokens: sup error under 0.1 T"].verdict == "shown"

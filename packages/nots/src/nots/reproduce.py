@@ -21,9 +21,10 @@ seed, before any arm was trained.
 Rates: each arm that is trained has one trial of each of 1e-3, 3e-3 and 1e-2 with a third of the steps, on seed 10,000,
 by the mean R2 of H, SSC and WAMP on validation series, frozen.
 Primary metric: that mean R2 on test series. Primary contrast: nots minus the strongest (by its mean over seeds) of mae,
-next and random_sequence at equal operations, frozen and full. Minimum effect 0.01. Gains in per cent: of the squared
-error of the standardised targets, over the best baseline of each target, with either denominator; minimum effect 13
-points, half of what the paper prints. Seeds 0 to 4 of mae, next, nots and the controls first, all other arms after.
+next, random_sequence and random at equal operations, frozen and full. Minimum effect 0.01. Gains in per cent: of the
+squared error of the standardised targets, over the best baseline of each target, with either denominator; minimum
+effect 13 points, half of what the paper prints. Seeds 0 to 4 of mae, next, nots and the controls first, all other arms
+after.
 Power check: nots beats random weights (raw). Positive controls: Whittle's estimator, DFA and a wavelet slope tell H.
 **Differentiation**: see `nots.differentiation`; T = 8, capacities of 1, 4, 16 and 64, five seeds, 300 updates; "does
 not fall under T / 2" and "is under 0.1 T" on M that training has not.
