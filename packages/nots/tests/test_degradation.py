@@ -150,3 +150,19 @@ def test_a_box_lies_between_the_smallest_and_the_largest_value(half, seed):
     x = torch.randn(1, 1, 33, generator=torch.Generator().manual_seed(seed))
     found = degrade(x, "box", 2 * half)
     assert x.min() - 1e-6 <= found.min() <= found.max() <= x.max() + 1e-6
+
+
+@pytest.mark.parametrize("level", [2.0, 8.0, 18.0, 60.0])
+def test_the_box_in_parts_and_with_gradients_is_one_box(level):
+    """More rows than one part holds, boxes as wide as the series and wider, and values that drift."""
+    x = torch.randn(3, 67, 17, generator=torch.Generator().manual_seed(0)).cumsum(-1) + 100
+    half = int(level) // 2
+    naive = torch.stack([x[..., max(0, t - half) : t + half + 1].mean(-1) for t in range(17)], dim=-1)
+    torch.testing.assert_close(degrade(x, "box", level), naive)
+    learnt = x.clone().requires_grad_()
+    found = degrade(learnt, "box", level)
+    torch.testing.assert_close(found, naive)
+    found[..., 3].sum().backward()
+    window = torch.zeros(17)
+    window[max(0, 3 - half) : 3 + half + 1] = 1
+    torch.testing.assert_close(learnt.grad[0, 0], window / window.sum())

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from tenfold_shared.commands import unknown_name
 from torch import Tensor
-from torch.nn import functional
 
 from nots.config import Kind, ScheduleConfig
 
@@ -19,7 +18,7 @@ Operator = Callable[[Tensor, float], Tensor]
 GAUSSIAN_REACH = 4.0  # standard deviations on each side; what is cut off weighs 6e-5
 SINC_LOBES = 4  # zero crossings on each side under the Hann window
 ORDER_TOLERANCE = 1e-4
-CACHED_ROWS = 64
+CACHED_ROWS = 128
 
 
 def degrade(
@@ -140,7 +139,7 @@ def check_order(x: Float[Tensor, "batch channels time"], schedule: ScheduleConfi
 
 
 def smooth_box(x: Tensor, level: float) -> Tensor:
-    """Average over |n| <= level / 2 by sums of doubled windows; on a CPU a few rows at a time, which stay cached."""
+    """Average over |n| <= level / 2 by running sums of doubles; on a CPU a few rows at a time, which stay cached."""
     if level != round(level) or round(level) % 2:
         raise ValueError(f"`level` (={level}) of box must be an even whole number of samples.")
     length = x.shape[-1]
@@ -148,29 +147,30 @@ def smooth_box(x: Tensor, level: float) -> Tensor:
     if half == 0:
         return x.clone()
     place = torch.arange(length, device=x.device)
-    weight = 1 / ((place + half + 1).clamp_max(length) - (place - half).clamp_min(0)).to(x.dtype)
+    inside = (place + half + 1).clamp_max(length) - (place - half).clamp_min(0)
     rows = x.reshape(-1, length)
     if x.requires_grad or x.device.type != "cpu":
-        return (window_sums(rows, half) * weight).view_as(x)
-    found = torch.empty_like(rows)
+        return (window_sums(rows, half) / inside).to(x.dtype).view_as(x)
+    found, weight = torch.empty_like(rows), 1 / inside.to(torch.float64)
+    # Room that is used again and again: fresh memory costs more than the sums.
+    sums = torch.zeros(CACHED_ROWS, length + 2 * half + 1, dtype=torch.float64)
+    differences = torch.empty(CACHED_ROWS, length, dtype=torch.float64)
     for source, target in zip(rows.split(CACHED_ROWS), found.split(CACHED_ROWS), strict=True):
-        torch.mul(window_sums(source, half), weight, out=target)
+        running, means = sums[: len(source)], differences[: len(source)]
+        torch.cumsum(source, 1, dtype=torch.float64, out=running[:, half + 1 : half + 1 + length])
+        running[:, half + 1 + length :] = running[:, half + length, None]
+        torch.sub(running[:, 2 * half + 1 :], running[:, :length], out=means)
+        target.copy_(means.mul_(weight))
     return found.view_as(x)
 
 
 def window_sums(rows: Tensor, half: int) -> Tensor:
-    """Sum over 2 half + 1 samples around each, zeros outside: windows of 1, 2, 4, ..., those of the width's bits."""
-    length, width = rows.shape[-1], 2 * half + 1
-    power, size, start = functional.pad(rows, (half, half)), 1, 0
-    total = torch.zeros_like(rows)
-    while True:
-        if width & size:
-            total = total + power[..., start : start + length]
-            start += size
-        if 2 * size > width:
-            return total
-        power = power[..., :-size] + power[..., size:]
-        size *= 2
+    """Sum over 2 half + 1 samples around each, zeros outside, as the difference of two running sums."""
+    precise = torch.float32 if rows.device.type == "mps" else torch.float64  # mps has no doubles
+    running = rows.cumsum(-1, dtype=precise)
+    last = running[:, -1:].expand(-1, half)
+    running = torch.cat([running.new_zeros(len(rows), half + 1), running, last], 1)
+    return running[:, 2 * half + 1 :] - running[:, : rows.shape[1]]
 
 
 def smooth_gaussian(x: Tensor, level: float) -> Tensor:
