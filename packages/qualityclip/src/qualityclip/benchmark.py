@@ -3,7 +3,7 @@
     qualityclip benchmark --budget laptop        (two cores, about a minute)
 
 Both train the same ViT from the same weights on the same batch, float32, AdamW; the losses of the first step are
-checked to agree. Rounds run each once, in random order; a row gives medians, the ratio (over 1: ours is faster) and its
+checked to agree. Rounds run each once, in random order; a row gives medians, the ratio (over 1: ours is better) and its
 spread (smallest and largest round).
 """
 
@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
@@ -66,7 +67,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         seed: Of weights, order and labels.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; `ratio` over 1: ours
+        is better.
 
     Raises:
         RuntimeError: The peer's result differs from ours.
@@ -85,7 +87,8 @@ def measure(budget: Budget, seed: int, *, device: str, quiet: bool = False) -> l
         lambda: _miou(plan, seed, "jaccard"),
         lambda: _miou(plan, seed, "mean_iou"),
     )
-    return [part() for part in progress(parts, description="benchmark", unit="parts", quiet=quiet)]
+    rows = [part() for part in progress(parts, description="benchmark", unit="parts", quiet=quiet)]
+    return [{"paper": "qualityclip", "threads": os.cpu_count(), "input_hash": "", **row} for row in rows]
 
 
 def build_open_clip(config: CLIPConfig) -> Any:
@@ -120,29 +123,30 @@ def _training(plan: Plan, samples: list[Sample], seed: int, device: str) -> dict
     first = trainer.train_step(batch)["train/loss"], peer_step()
     if precision == "fp32" and not abs(first[0] - first[1]) < TOLERANCE * abs(first[1]):
         raise RuntimeError(f"open_clip's first loss is {first[1]}, ours {first[0]}.")
-    seconds = interleave({"ours": lambda: trainer.train_step(batch), "peer": peer_step}, plan.rounds, seed)
-    work = f"training a ViT, batch {plan.batch_size}, {precision}"
-    return _row(work, f"open_clip ({device})", _rates(seconds, plan.batch_size), "samples/s", (1.0, _hash(batch)))
+    name, work = f"open_clip ({device})", f"training a ViT, batch {plan.batch_size}, {precision}"
+    calls = {"ours": lambda: trainer.train_step(batch), name: peer_step}
+    seconds = interleave(calls, plan.rounds, clock=time.perf_counter)
+    row = comparison(work, seconds, name, "samples/s", amount=plan.batch_size, aim=1.0)
+    return {**row, "input_hash": _hash(batch)}
 
 
 def _sampling(plan: Plan, samples: list[Sample], seed: int, device: str) -> dict[str, Any]:
     """A whole step, batch made anew, with one of many captions drawn, against one fixed caption each."""
     many = [replace(sample, synthetic=sample.synthetic * CAPTIONS) for sample in samples]
     config = TrainConfig(plan.model, plan.batch_size, 10_000, 1e-4, precision="fp32", seed=seed)
+    peer, one = "one caption each", [replace(sample, synthetic=()) for sample in samples]
     sets = {
         "ours": StepDataset(many, replace(config, mix=MixConfig("random"))),
-        "peer": StepDataset(
-            [replace(sample, synthetic=()) for sample in samples], replace(config, mix=MixConfig("real"))
-        ),
+        peer: StepDataset(one, replace(config, mix=MixConfig("real"))),
     }
     trainer = Trainer(config, device)
 
     def step(name: str) -> Function:
         return lambda: trainer.train_step(sets[name][0])
 
-    seconds = interleave({name: step(name) for name in sets}, plan.rounds, seed)
-    rates = _rates(seconds, plan.batch_size)
-    return _row("training, one of 6 captions drawn a step", "one caption each", rates, "samples/s", (0.97, ""))
+    seconds = interleave({name: step(name) for name in sets}, plan.rounds, clock=time.perf_counter)
+    work = f"training, one of {CAPTIONS + 1} captions drawn a step"
+    return comparison(work, seconds, peer, "samples/s", amount=plan.batch_size, aim=0.97)
 
 
 def _reading(plan: Plan, samples: list[Sample], seed: int) -> dict[str, Any]:
@@ -164,15 +168,9 @@ def _reading(plan: Plan, samples: list[Sample], seed: int) -> dict[str, Any]:
             for captions in both:
                 captions[int(generator.integers(len(captions)))]
 
-    seconds = interleave({"ours": ours, "peer": peer}, plan.rounds, seed)
-    drawn = (count // len(uids) + 1) * len(uids)
-    return _row(
-        "choosing captions, keyed by sample and step",
-        "numpy's generator",
-        _rates(seconds, drawn),
-        "captions/s",
-        (None, ""),
-    )
+    name, drawn = "numpy's generator", (count // len(uids) + 1) * len(uids)
+    seconds = interleave({"ours": ours, name: peer}, plan.rounds, clock=time.perf_counter)
+    return comparison("choosing captions, keyed by sample and step", seconds, name, "captions/s", amount=drawn)
 
 
 def _miou(plan: Plan, seed: int, peer_name: str) -> dict[str, Any]:
@@ -195,51 +193,15 @@ def _miou(plan: Plan, seed: int, peer_name: str) -> dict[str, Any]:
     if not abs(peer() - mean_iou(pred, target, NUM_CLASSES)) < TOLERANCE:
         raise RuntimeError(f"torchmetrics' mIoU is {peer()}, ours {mean_iou(pred, target, NUM_CLASSES)}.")
     repeats = REPEATS[peer_name]
+    name = f"torchmetrics {'jaccard_index' if peer_name == 'jaccard' else 'segmentation.mean_iou'}"
     calls = {
         "ours": lambda: [mean_iou(pred, target, NUM_CLASSES) for _ in range(repeats)],
-        "peer": lambda: [peer() for _ in range(repeats)],
+        name: lambda: [peer() for _ in range(repeats)],
     }
-    seconds = interleave(calls, plan.rounds, seed)
-    names = {"jaccard": "jaccard_index", "mean_iou": "segmentation.mean_iou"}
-    digest = hashlib.sha256(pred.tobytes() + target.tobytes()).hexdigest()[:16]
+    seconds = interleave(calls, plan.rounds, clock=time.perf_counter)
     work = f"mIoU of {plan.side} x {plan.side} pixels, {NUM_CLASSES} classes"
-    return _row(work, f"torchmetrics {names[peer_name]}", _rates(seconds, repeats), "pictures/s", (5.0, digest))
-
-
-def interleave(calls: Mapping[str, Function], rounds: int, seed: int) -> dict[str, list[float]]:
-    """Return seconds of each call in each round, after one unmeasured round; order is random."""
-    generator = np.random.default_rng(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        for name in generator.permutation(list(calls)).tolist():
-            start = time.perf_counter()
-            calls[name]()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _rates(seconds: Mapping[str, list[float]], count: int) -> dict[str, list[float]]:
-    return {name: [count / value for value in values] for name, values in seconds.items()}
-
-
-def _row(
-    work: str, peer_name: str, rates: Mapping[str, list[float]], unit: str, aim_and_hash: tuple[float | None, str]
-) -> dict[str, Any]:
-    ratios = np.array(rates["ours"]) / np.array(rates["peer"])
-    return {
-        "paper": "qualityclip",
-        "work": work,
-        "ours": float(np.median(rates["ours"])),
-        "peer_name": peer_name,
-        "peer": float(np.median(rates["peer"])),
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-        "unit": unit,
-        "threads": os.cpu_count(),
-        "aim": aim_and_hash[0],
-        "input_hash": aim_and_hash[1],
-    }
+    row = comparison(work, seconds, name, "pictures/s", amount=repeats, aim=5.0)
+    return {**row, "input_hash": hashlib.sha256(pred.tobytes() + target.tobytes()).hexdigest()[:16]}
 
 
 def _hash(batch: PairBatch) -> str:

@@ -54,12 +54,6 @@ PRIMARY = (*HEADLINE, "untrained", *AGAINST_MAE)
 OTHERS = tuple(arm for arm in ARMS if arm not in PRIMARY)
 POWER_CHECK = ("nouns", "shuffled")
 FULL = Scale(PRIMARY, OTHERS, tune=True)
-# The plan before, whose runs with a ViT are recorded where this one has none yet. Its MCi arms had a rate below what
-# the control needs and are not used: see the changelog.
-FIRST = replace(
-    FULL, mci_steps=200, tuned_steps=60, box_steps=60, other_seeds=1, rates=(1e-3, 3e-3), mci_rates=(1e-3, 3e-3)
-)
-RECORDED = {"runs.json": FULL, "first-runs.json": FIRST}
 SCALES: dict[str, Scale] = {
     "smoke": Scale(
         ("nouns", "matched", "vit nouns", "vit mae"), (), 1,
@@ -134,14 +128,10 @@ def plan_runs(scale: Scale, seed: int) -> list[tuple[str, int]]:
 
 
 def judge_recorded(out: Path) -> list[ClaimResult]:
-    """Return the claims of the runs that come with the package; a later plan's claim stands for the earlier one's."""
-    claims: dict[str, ClaimResult] = {}
-    for file, scale in RECORDED.items():
-        runs = recorded(file) or {}
-        seconds = sum(run["pretrain_seconds"] + run["judge_seconds"] for each in runs.values() for run in each)
-        found = judge(out, runs, scale, budget="full", seconds=seconds)
-        claims = {claim.claim: claim for claim in found} | claims
-    return list(claims.values())
+    """Return the claims of the runs that come with the package."""
+    runs = recorded("runs.json") or {}
+    seconds = sum(run["pretrain_seconds"] + run["judge_seconds"] for each in runs.values() for run in each)
+    return judge(out, runs, FULL, budget="full", seconds=seconds)
 
 
 def judge(out: Path, results: verdicts.Runs, scale: Scale, *, budget: Budget, seconds: float) -> list[ClaimResult]:
@@ -193,13 +183,10 @@ def recorded(name: str) -> dict[str, Any] | None:
 
 
 def draw(out: Path, results: verdicts.Runs, num_pairs: int) -> list[str]:
-    """Draw both curves and all arms, of this run and, where it lacks them, of the recorded ones; return the files."""
+    """Draw both curves and all arms, of this run and, where it lacks them, of the recorded one; return the files."""
     files = draw_runs(out, results, num_pairs, "", "")
-    for name, scale in RECORDED.items():
-        prefix = f"recorded-{name.removesuffix('runs.json')}"
-        title = "recorded" if scale is FULL else "recorded, the plan before"
-        if not set(results) >= {"nouns", "nouns 0.1"}:
-            files += draw_runs(out, recorded(name) or {}, scale.world.num_pairs, prefix, title)
+    if not set(results) >= {"nouns", "nouns 0.1"}:
+        files += draw_runs(out, recorded("runs.json") or {}, FULL.world.num_pairs, "recorded-", "recorded")
     return files
 
 
