@@ -31,7 +31,8 @@ def as_llama(weights, flats, rank):
     state = {f"model.{name}.weight": value for name, value in weights.items()}
     model.load_state_dict({**state, "lm_head.weight": weights["embed_tokens"]})
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = peft.LoraModel(model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), "default")
+    lora = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, layers_to_transform=[1])
+    model = peft.LoraModel(model, lora, "default")
     views = decoder.Layout(SHAPE, rank).views(flats)
     with torch.no_grad():
         for name, parts in views.items():
@@ -85,10 +86,23 @@ def test_the_optimiser_is_adam_for_each_run():
     assert torch.allclose(ours.flat, torch.stack([p.detach() for p in theirs]), atol=1e-6)
 
 
-def test_the_schedule_rises_and_falls_to_nearly_zero():
-    values = [trials.schedule(step, 100) for step in range(100)]
-    assert values[0] == 0.1 and max(values) <= 1 and values[9] == pytest.approx(1, abs=0.02)
-    assert 0 < values[-1] < 0.02 and values[50:] == sorted(values[50:], reverse=True)
+def test_an_epoch_is_judged_by_the_mean_of_its_weights(kind):
+    """One step moves the weights by the first step's rate; the mean of start and that is half way."""
+    shape = reproduce._SMOKE.shape
+    model = decoder.Decoder(shape, decoder.init_weights(shape, 0))
+    rows = trials.freeze(model, replace(kind.train, **{name: getattr(kind.train, name)[:8] for name in FIELDS}))
+    start = trials.start_adapters(decoder.Layout(shape, trials.RANK), [1], "cpu")
+    seen = []
+    material = trials.Material(rows, rows, lambda flat: seen.append(flat.clone()) or [[]])
+    run = trials.train_arm(model, material, trials.Plan(start, [1], [trials.WARMUP * 0.01], 1))
+    moved = (run.adapters[0] - start).abs()
+    assert torch.equal(seen[0], run.adapters[0]) and len(run.losses) == 1
+    assert moved[moved > 0].max() == pytest.approx(0.01, rel=1e-3), "one step: all of it"
+    two = trials.train_arm(model, material, trials.Plan(start, [1], [trials.WARMUP * 0.01], 2))
+    assert len(two.adapters) == 2 and torch.equal(two.adapters[0], run.adapters[0])
+
+
+FIELDS = ("prompts", "valid", "answers", "labels")
 
 
 @pytest.fixture(scope="module")
@@ -96,35 +110,75 @@ def kind():
     return tasks.build_task("kind", 24, 10)
 
 
+def unpadded(rows, place, answer=None):
+    """A row as it would be without any padding: prompt and answer."""
+    prompt = rows.prompts[place][rows.valid[place]].tolist()
+    labels = rows.labels[place]
+    return prompt, labels[labels >= 0].tolist() if answer is None else answer
+
+
 def test_the_objective_is_the_loss_run_by_run(kind):
-    shape = replace(reproduce._SMOKE.shape)
+    shape = reproduce._SMOKE.shape
     model = decoder.Decoder(shape, decoder.init_weights(shape, 0))
+    rows = trials.freeze(model, kind.train)
     flat = trials.start_adapters(decoder.Layout(shape, trials.RANK), [1, 2], "cpu") + 0.05
     old, new = flat + 0.02, flat - 0.02
-    states = [trials.hidden_states(model, part, kind.train) for part in (old, new)]
+    states = [trials.hidden_states(model, part, rows) for part in (old, new)]
     picked = torch.tensor([[0, 3, 5], [2, 1, 9]])
+
+    def logits_of(part, place):
+        """Logits of one row's answer, from the whole decoder and nothing padded."""
+        prompt, answer = unpadded(kind.train, place)
+        ids = torch.tensor([[prompt + answer[:-1]]])
+        return model.logits(model.hidden(ids, part, trials.RANK))[0, 0, len(prompt) - 1 :], torch.tensor(answer)
+
     for arm in (trials.Arm(), trials.Arm(1.0), trials.Arm(0.5, "ll_sequence")):
         teachers = trials.Teachers(((model, states[0][:1]), (model, states[0][1:])), states[1])
-        found = trials.objective(model, flat, kind.train, picked, arm, teachers)
+        found = trials.objective(model, flat, rows, picked, arm, teachers)
         for run in range(2):
-            labels = kind.train.labels[picked[run]]
-            ids = kind.train.ids[picked[run]][None, :, :-1]
-            logits = [model.logits(model.hidden(ids, part[run : run + 1], trials.RANK))[0] for part in (flat, old, new)]
-            cross = torch.nn.functional.cross_entropy(logits[0].flatten(0, 1), labels.flatten())
-            expected = (1 - arm.weight) * cross
-            if arm.weight:
-                expected = expected + arm.weight * compatibility_loss(*logits, labels, mask=arm.mask)
-            assert float(found[run]) == pytest.approx(float(expected), rel=2e-3)
+            total, count = 0.0, 0
+            for place in picked[run]:
+                three = [logits_of(part[run : run + 1], int(place)) for part in (flat, old, new)]
+                answer = three[0][1]
+                cross = torch.nn.functional.cross_entropy(three[0][0], answer)
+                value = (1 - arm.weight) * cross
+                if arm.weight:
+                    value = value + arm.weight * compatibility_loss(*(x for x, _ in three), answer, mask=arm.mask)
+                total, count = total + float(value) * len(answer), count + len(answer)
+            assert float(found[run]) == pytest.approx(total / count, rel=2e-3, abs=1e-5)
+
+
+def test_validation_loss_is_that_of_all_answer_tokens(kind):
+    shape = reproduce._SMOKE.shape
+    model = decoder.Decoder(shape, decoder.init_weights(shape, 0))
+    rows = trials.freeze(model, kind.validation)
+    flat = trials.start_adapters(decoder.Layout(shape, trials.RANK), [1, 2], "cpu") + 0.05
+    labels = kind.validation.labels
+    ours = trials.validation_loss(model, flat, rows)
+    for run in range(2):
+        states = trials.hidden_states(model, flat[run : run + 1], rows)[0].float()
+        theirs = torch.nn.functional.cross_entropy(model.logits(states).flatten(0, 1), labels.flatten())
+        assert ours[run] == pytest.approx(float(theirs), rel=1e-3)
 
 
 def test_task_rows(kind):
     question = kind.tokenizer.encode("\nKind:", add_special_tokens=False).ids
-    for row, prompt in zip(kind.train.ids[:5], kind.train.prompts, strict=False):
-        assert row[: int(prompt)].tolist()[-len(question) :] == question
-        answer = kind.tokenizer.decode(row[int(prompt) :].tolist()).replace("<|end|>", "").strip()
-        assert answer in corpus.KINDS
-    assert kind.train.labels[0, 0] == kind.train.ids[0, 1] and (kind.train.labels[:, -1] <= 0).all()
-    assert (kind.tests.ids[torch.arange(10), kind.tests.prompts] == 0).all(), "tests hold no answer"
+    for place in range(5):
+        prompt, answer = unpadded(kind.train, place)
+        assert prompt[-len(question) :] == question == kind.train.prompts[place, -len(question) :].tolist()
+        assert answer[-1] == 0 and kind.tokenizer.decode(answer[:-1]).strip() in corpus.KINDS
+        assert (kind.train.answers[place, : len(answer)]).tolist() == answer
+    assert (kind.tests.labels == -100).all() and (kind.tests.answers == 0).all(), "tests hold no answer"
+
+
+def test_a_mask_hides_padding_and_what_comes_later():
+    valid = torch.tensor([[False, True, True], [True, True, True]])
+    rows = tasks.Rows(torch.ones(2, 3).long(), valid, torch.ones(2, 3).long(), torch.ones(2, 3).long())
+    mask = rows.mask(3)[:, 0]
+    assert rows.ids.shape == (2, 5)
+    assert mask[0].int().tolist() == [[0, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]
+    assert mask[1].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert rows.mask(5)[0, 0, 0].int().tolist() == [1, 0, 0, 0, 0], "padding sees itself"
 
 
 def test_choices_hold_the_right_one_anywhere():
@@ -147,34 +201,37 @@ def test_the_frozen_data():
 
 
 def test_generation_is_greedy_and_ends_at_the_end_token(kind):
-    shape = reproduce._SMOKE.shape
+    shape = replace(reproduce._SMOKE.shape, num_layers=3)
     model = decoder.Decoder(shape, decoder.init_weights(shape, 3))
-    flat = trials.start_adapters(decoder.Layout(shape, trials.RANK), [0], "cpu")
-    (found,) = trials.generate(model, flat, kind.tests, 4)
-    for row, ids, prompt in zip(found, kind.tests.ids, kind.tests.prompts, strict=True):
-        tokens = ids[: int(prompt)].tolist()
-        for _ in range(4):
-            token = int(model.logits(model.hidden(torch.tensor([[tokens]])))[0, 0, -1].argmax())
-            tokens.append(token)
-        expected = tokens[int(prompt) :]
-        assert row == (expected[: expected.index(0)] if 0 in expected else expected)
+    flat = trials.start_adapters(decoder.Layout(shape, trials.RANK), [0, 1], "cpu")
+    flat[1] += 0.2
+    found = trials.generate(model, flat, trials.read_prompts(model, kind.tests))
+    assert found[0] != found[1]
+    for run, part in zip(found, flat, strict=True):
+        for place, row in enumerate(run):
+            prompt, _ = unpadded(kind.tests, place)
+            tokens = list(prompt)
+            for _ in range(tasks.FORMATS["kind"].answer_tokens):
+                hidden = model.hidden(torch.tensor([[tokens]]), part[None], trials.RANK)
+                tokens.append(int(model.logits(hidden)[0, 0, -1].argmax()))
+            expected = tokens[len(prompt) :]
+            assert row == (expected[: expected.index(0)] if 0 in expected else expected)
 
 
 def test_choosing_adds_up_log_probabilities():
     task = tasks.build_task("topic", 4, 5)
     shape = reproduce._SMOKE.shape
-    model = decoder.Decoder(
-        shape, {n: v * (5 if v.dim() == 2 else 1) for n, v in decoder.init_weights(shape, 3).items()}
-    )
+    weights = {n: v * (5 if v.dim() == 2 else 1) for n, v in decoder.init_weights(shape, 3).items()}
+    model = decoder.Decoder(shape, weights)
     flat = trials.start_adapters(decoder.Layout(shape, trials.RANK), [0], "cpu")
-    (found,) = trials.choose(model, flat, task.tests)
+    (found,) = trials.choose(model, flat, trials.freeze(model, task.tests))
     for example, choice in enumerate(found):
         scores = []
-        for row in range(4 * example, 4 * example + 4):
-            ids, prompt = task.tests.ids[row], int(task.tests.prompts[row])
-            end = prompt + ids[prompt:].tolist().index(0)
-            logs = model.logits(model.hidden(ids[None, None, : end - 1]))[0, 0].log_softmax(-1)
-            scores.append(sum(float(logs[t - 1, ids[t]]) for t in range(prompt, end)))
+        for place in range(4 * example, 4 * example + 4):
+            prompt, answer = unpadded(task.tests, place)
+            ids = torch.tensor([[prompt + answer[:-1]]])
+            logs = model.logits(model.hidden(ids))[0, 0, len(prompt) - 1 :].log_softmax(-1)
+            scores.append(sum(float(logs[i, token]) for i, token in enumerate(answer[:-1])))
         assert choice == int(np.argmax(scores))
 
 

@@ -1,7 +1,8 @@
 """The experiment's language model: a small Llama whose adapters are stacked, so that seeds train side by side.
 
-Equal to `LlamaForCausalLM` with peft's LoRA on the same weights (a test says so), with one more leading axis: adapters
-of several runs, each with its own data order and learning rate, share the frozen base and every kernel launch.
+Equal to `LlamaForCausalLM` with peft's LoRA on the same weights, adapters on the last
+block (a test says so), with one more leading axis: adapters of several runs, each with its own data order and learning
+rate, share the frozen base and every kernel launch.
 Shape legend: S stacked runs, B rows, T tokens, D width, H heads, V vocabulary, R rank.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,7 @@ class Shape:
 
 
 Weights = dict[str, Tensor]
+Pair = tuple[Tensor, Tensor]
 EPSILON, ROPE_BASE = 1e-6, 10_000.0
 
 
@@ -53,7 +56,10 @@ def init_weights(shape: Shape, seed: int) -> Weights:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each adapter matrix lies in a run's flat vector: one leaf for autograd, one tensor for the optimiser."""
+    """Where each adapter matrix lies in a run's flat vector: one leaf for autograd, one tensor for the optimiser.
+
+    Adapters sit on all linear layers of the last block: what is below them is computed once for all runs.
+    """
 
     shape: Shape
     rank: int
@@ -63,6 +69,8 @@ class Layout:
         """Name of the layer, "A" or "B", offset and size."""
         found, start = [], 0
         for name, (rows, columns) in self.shape.linears.items():
+            if not name.startswith(f"layers.{self.shape.num_layers - 1}."):
+                continue
             for which, size in (("A", (self.rank, columns)), ("B", (rows, self.rank))):
                 found.append((name, which, start, size))
                 start += size[0] * size[1]
@@ -89,8 +97,25 @@ class Layout:
         return found
 
 
+@dataclass
+class Past:
+    """Keys and values of one block [S B, H, room, width of a head], of which the first `count` tokens are filled."""
+
+    keys: Tensor
+    values: Tensor
+    count: int = 0
+
+    def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the next tokens and return all so far."""
+        end = self.count + keys.shape[-2]
+        self.keys[..., self.count : end, :] = keys
+        self.values[..., self.count : end, :] = values
+        self.count = end
+        return self.keys[..., :end, :], self.values[..., :end, :]
+
+
 class Decoder:
-    """A frozen or trainable base; `hidden` and `logits` take the adapters as an argument."""
+    """A frozen or trainable base: `lower`, `top` and `logits`; only `top`, the last block, takes adapters."""
 
     def __init__(self, shape: Shape, weights: Weights) -> None:
         """Keep the weights; their device is the model's."""
@@ -101,40 +126,75 @@ class Decoder:
         self.cosine, self.sine = torch.cos(angles).to(device), torch.sin(angles).to(device)
 
     def hidden(self, ids_SBT: Tensor, flat: Tensor | None = None, rank: int = 0, scale: float = 2.0) -> Tensor:
-        """Return the last hidden states [S, B, T, D], after the final norm."""
-        adapters = {} if flat is None else Layout(self.shape, rank).views(flat)
-        w, shape = self.weights, ids_SBT.shape
-        x = w["embed_tokens"][ids_SBT]
+        """Return the last hidden states of every token [S, B, T, D], after the final norm."""
+        return self.top(self.lower(ids_SBT), flat, rank, scale)
 
-        def linear(x: Tensor, name: str) -> Tensor:
-            y = x @ w[name].T
-            if name in adapters:
-                a, b = adapters[name]["A"], adapters[name]["B"]
-                rows = x.reshape(shape[0], -1, x.shape[-1])
-                y = y + scale * torch.bmm(torch.bmm(rows, a.mT), b.mT).view_as(y)
-            return y
+    def lower(self, ids_SBT: Tensor, mask: Tensor | None = None, past: Sequence[Past] = ()) -> Tensor:
+        """Return what goes into the last block [S, B, T, D].
 
-        for i in range(self.shape.num_layers):
-            prefix = f"layers.{i}."
-            y = _norm(x, w[f"{prefix}input_layernorm"])
-            q, k, v = (self._heads(linear(y, f"{prefix}self_attn.{name}_proj")) for name in "qkv")
-            mixed = F.scaled_dot_product_attention(self._rotate(q), self._rotate(k), v, is_causal=True)
-            x = x + linear(mixed.transpose(1, 2).reshape(*shape, -1), f"{prefix}self_attn.o_proj")
-            y = _norm(x, w[f"{prefix}post_attention_layernorm"])
-            gate = F.silu(linear(y, f"{prefix}mlp.gate_proj")) * linear(y, f"{prefix}mlp.up_proj")
-            x = x + linear(gate, f"{prefix}mlp.down_proj")
-        return _norm(x, w["norm"])
+        Args:
+            ids_SBT: Tokens.
+            mask: Which of the past and these tokens each of these attends to [S B, 1, T, past + T]; None: all before.
+            past: One of each block below the last, of the tokens before.
+        """
+        x = self.weights["embed_tokens"][ids_SBT]
+        for i in range(self.shape.num_layers - 1):
+            x = self._block(i, x, {}, mask, past[i] if past else None)
+        return x
+
+    def top(
+        self,
+        x_SBTD: Tensor,
+        flat: Tensor | None = None,
+        rank: int = 0,
+        scale: float = 2.0,
+        *,
+        mask: Tensor | None = None,
+        past: Past | None = None,
+    ) -> Tensor:
+        """Return the last hidden states of the tokens that the mask has rows for (at the end), or of all."""
+        views = {} if flat is None else Layout(self.shape, rank).views(flat)
+        adapters = {name: (part["A"], part["B"] * scale) for name, part in views.items()}
+        return _norm(self._block(self.shape.num_layers - 1, x_SBTD, adapters, mask, past), self.weights["norm"])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project hidden states [..., D] to the vocabulary [..., V]."""
         return hidden @ self.weights["embed_tokens"].T
 
+    def _block(self, i: int, x: Tensor, adapters: Mapping[str, Pair], mask: Tensor | None, past: Past | None) -> Tensor:
+        w, prefix, start = self.weights, f"layers.{i}.", 0 if past is None else past.count
+        asked = x.shape[-2] if mask is None else mask.shape[-2]
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            y = x @ w[name].T
+            if name in adapters:
+                a, b = adapters[name]
+                rows = x.reshape(x.shape[0], -1, x.shape[-1])
+                y = y + torch.bmm(torch.bmm(rows, a.mT), b.mT).view_as(y)
+            return y
+
+        def heads(y: Tensor, name: str) -> Tensor:
+            return self._heads(linear(y, f"{prefix}self_attn.{name}_proj"))
+
+        y = _norm(x, w[f"{prefix}input_layernorm"])
+        k, v = self._rotate(heads(y, "k"), start), heads(y, "v")
+        if past is not None:
+            k, v = past.add(k, v)
+        first = x.shape[-2] - asked
+        x, y = x[..., first:, :], y[..., first:, :]
+        q = self._rotate(heads(y, "q"), start + first)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        x = x + linear(mixed.transpose(1, 2).reshape(x.shape), f"{prefix}self_attn.o_proj")
+        y = _norm(x, w[f"{prefix}post_attention_layernorm"])
+        gate = F.silu(linear(y, f"{prefix}mlp.gate_proj")) * linear(y, f"{prefix}mlp.up_proj")
+        return x + linear(gate, f"{prefix}mlp.down_proj")
+
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-2], self.shape.num_heads, x.shape[-1] // self.shape.num_heads).transpose(1, 2)
 
-    def _rotate(self, x: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, start: int) -> Tensor:
         first, second = x.chunk(2, dim=-1)
-        cosine, sine = (table[: x.shape[-2]].to(x.dtype) for table in (self.cosine, self.sine))
+        cosine, sine = (table[start : start + x.shape[-2]].to(x.dtype) for table in (self.cosine, self.sine))
         return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 

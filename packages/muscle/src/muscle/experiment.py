@@ -22,10 +22,25 @@ from muscle.corpus import KINDS, load_tokenizer, read_text
 from muscle.decoder import Decoder, Layout, Shape, load_base, round_weights, save_base
 from muscle.pretraining import pack_rows, pretrain
 from muscle.tasks import TASK_NAMES, Task, build_task, score
-from muscle.trials import ARMS, RANK, Plan, Teachers, answer, hidden_states, start_adapters, train_arm
+from muscle.trials import (
+    ARMS,
+    RANK,
+    Frozen,
+    Material,
+    Plan,
+    Teachers,
+    choose,
+    freeze,
+    generate,
+    hidden_states,
+    read_prompts,
+    start_adapters,
+    train_arm,
+)
 
 TUNING_SEED = 99
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3)
+TASK_RATE = 1e-3
 # Base, half of the text, share of the steps, seed of the weights.
 BASES = {"a": ("a", 1.0, 1), "b": ("b", 1.0, 2), "weak": ("a", 0.1, 3)}
 FIRST = ("CE continued", "MUSCLE", "MUSCLE + CE", "wrong teacher", "wrong teacher + CE")
@@ -103,7 +118,7 @@ class Job:
         arm: "task" for task adapters, "base" for none, else a name of `ARMS`.
         base: The base that is trained.
         rows: The runs.
-        tuning: Whether rates are compared on validation examples, in a third of the epochs.
+        tuning: Whether rates are compared on validation examples, in a third of the epochs, rounded up.
     """
 
     task: str
@@ -157,6 +172,29 @@ def _task(name: str, num_train: int | None, num_test: int | None, device: str) -
     return replace(task, **rows)
 
 
+@lru_cache(maxsize=8)
+def _frozen(setting: Setting, base: str, name: str, part: str) -> Frozen:
+    scale = setting.scale
+    task = _task(name, scale.num_train, scale.num_test, setting.device)
+    return freeze(_model(setting.out, base, scale.shape, setting.device), getattr(task, part))
+
+
+@lru_cache(maxsize=2)
+def _material(setting: Setting, base: str, name: str, part: str) -> Material:
+    """A task under a base; `part` holds what is answered: "tests" or "validation_tests"."""
+    scale = setting.scale
+    task = _task(name, scale.num_train, scale.num_test, setting.device)
+    model = _model(setting.out, base, scale.shape, setting.device)
+    read = () if name == "topic" else read_prompts(model, getattr(task, part))
+
+    def answer(flat: torch.Tensor) -> list[list[Any]]:
+        if name == "topic":
+            return choose(model, flat, _frozen(setting, base, name, part))
+        return [[text.strip() for text in task.tokenizer.decode_batch(run)] for run in generate(model, flat, read)]
+
+    return Material(_frozen(setting, base, name, "train"), _frozen(setting, base, name, "validation"), answer)
+
+
 @lru_cache(maxsize=4)
 def _model(out: Path, name: str, shape: Shape, device: str) -> Decoder:
     return Decoder(shape, {key: value.to(device) for key, value in load_base(_base_file(out, name)).items()})
@@ -176,15 +214,12 @@ def run_job(setting: Setting, job: Job) -> None:
     task = _task(job.task, scale.num_train, scale.num_test, setting.device)
     model = _model(setting.out, job.base, scale.shape, setting.device)
     gold = task.validation_gold if job.tuning else task.gold
-
-    def look(flat: torch.Tensor) -> list[list[Any]]:
-        return answer(model, task, flat, validation=job.tuning)
-
+    material = _material(setting, job.base, job.task, "validation_tests" if job.tuning else "tests")
     if job.arm == "base":
         zero = torch.zeros_like(Layout(scale.shape, RANK).init([0])).to(setting.device)
-        _write(setting, job, {"answers": encode_answers(job.task, [look(zero)], gold)})
+        _write(setting, job, {"answers": encode_answers(job.task, [material.answer(zero)], gold)})
         return
-    run = train_arm(model, task, *_plan(setting, job, task), evaluate=look)
+    run = train_arm(model, material, *_plan(setting, job))
     arrays = {
         "answers": encode_answers(job.task, run.answers, gold),
         "losses": np.array(run.losses, dtype=np.float32),
@@ -202,10 +237,10 @@ def _write(setting: Setting, job: Job, arrays: dict[str, np.ndarray]) -> None:
             np.savez(file, **{key: value[:, rows] for key, value in arrays.items()})
 
 
-def _plan(setting: Setting, job: Job, task: Task) -> tuple[Plan, Teachers | None]:
+def _plan(setting: Setting, job: Job) -> tuple[Plan, Teachers | None]:
     """A task adapter begins anew; an arm goes on from v2's adapters, with the teachers' states on the training rows."""
     scale, seeds = setting.scale, [row.seed + row.offset for row in job.rows]
-    rates, epochs = [row.rate for row in job.rows], max(1, scale.epochs // 3) if job.tuning else scale.epochs
+    rates, epochs = [row.rate for row in job.rows], -(-scale.epochs // 3) if job.tuning else scale.epochs
     if job.arm == "task":
         return Plan(start_adapters(Layout(scale.shape, RANK), seeds, setting.device), seeds, rates, epochs), None
     arm = ARMS[job.arm]
@@ -214,10 +249,11 @@ def _plan(setting: Setting, job: Job, task: Task) -> tuple[Plan, Teachers | None
     if arm.weight == 0:
         return plan, None
     v2 = _model(setting.out, "b", scale.shape, setting.device)
-    return plan, Teachers(_old_states(setting, job, task), hidden_states(v2, new, task.train))
+    states = hidden_states(v2, new, _frozen(setting, "b", job.task, "train"))
+    return plan, Teachers(_old_states(setting, job), states)
 
 
-def _old_states(setting: Setting, job: Job, task: Task) -> tuple[tuple[Decoder, torch.Tensor], ...]:
+def _old_states(setting: Setting, job: Job) -> tuple[tuple[Decoder, torch.Tensor], ...]:
     """The model in v1's place and its states, for runs that follow one another with the same one."""
     found = []
     for base in dict.fromkeys(row.teacher for row in job.rows):
@@ -226,7 +262,7 @@ def _old_states(setting: Setting, job: Job, task: Task) -> tuple[tuple[Decoder, 
         name = run_name(job.task, "task", base, offset=other)
         flat = torch.stack([_chosen(setting, name, row.seed) for row in rows])
         model = _model(setting.out, base, setting.scale.shape, setting.device)
-        found.append((model, hidden_states(model, flat, task.train)))
+        found.append((model, hidden_states(model, flat, _frozen(setting, base, job.task, "train"))))
     return tuple(found)
 
 
@@ -258,14 +294,15 @@ def base_job(task: str, base: str) -> Job:
 
 def task_job(setting: Setting, task: str, base: str) -> Job:
     """Task adapters on a base, the tuning seed with them; on v2's also the other seeds."""
-    rate, seeds = best_rate(setting, task, "task"), (*setting.scale.seeds, TUNING_SEED)
+    rate, seeds = TASK_RATE, (*setting.scale.seeds, TUNING_SEED)
     offsets = (0, OTHER) if base == "b" else (0,)
     names = {offset: run_name(task, "task", base, offset=offset) for offset in offsets}
     return Job(task, "task", base, tuple(Row(names[o], seed, rate, "", o) for o in offsets for seed in seeds))
 
 
-def arm_job(setting: Setting, task: str, arm: str, regimes: Sequence[str] = tuple(REGIMES)) -> Job:
-    """An arm with all seeds, for each of the regimes."""
+def arm_job(setting: Setting, task: str, arm: str, regimes: Sequence[str] | None = None) -> Job:
+    """An arm with all seeds; the main arms in both regimes, the others where accuracies are alike."""
+    regimes = regimes or (tuple(REGIMES) if arm in FIRST else ("alike",))
     rate = best_rate(setting, task, arm)
     places = {arm_name(task, arm, regime): _teacher(arm, REGIMES[regime]) for regime in regimes}
     rows = [Row(name, seed, rate, base) for name, base in places.items() for seed in setting.scale.seeds]
@@ -278,7 +315,7 @@ def _teacher(arm: str, old: str) -> str:
 
 def tuning_job(setting: Setting, task: str, arm: str) -> Job:
     """All rates of an arm side by side with the tuning seed; v1 is that of the regime of like accuracies."""
-    teacher = "" if arm == "task" else _teacher(arm, REGIMES["alike"])
+    teacher = _teacher(arm, REGIMES["alike"])
     rows = [Row(f"tuning-{run_name(task, arm)}", TUNING_SEED, rate, teacher) for rate in setting.scale.rates]
     return Job(task, arm, "b", tuple(rows), tuning=True)
 
@@ -299,17 +336,14 @@ def run_stages(setting: Setting, on_power: Callable[[], None]) -> None:
 
     The main arms come before the rest. Past the deadline nothing more is begun.
     """
-    tune = len(setting.scale.rates) > 1
-    if tune:
-        run_all(setting, [tuning_job(setting, task, "task") for task in TASK_NAMES])
-    first = [task_job(setting, task, base) for base in ("b", "a", "weak") for task in TASK_NAMES]
+    first = [task_job(setting, task, base) for task in TASK_NAMES for base in ("b", "a", "weak")]
     run_all(setting, first + [base_job(task, base) for task in TASK_NAMES for base in BASES])
     on_power()
     for arms in (FIRST, [arm for arm in ARMS if arm not in FIRST]):
-        if tune and time.time() < setting.deadline:
-            run_all(setting, [tuning_job(setting, task, arm) for arm in arms for task in TASK_NAMES])
+        if len(setting.scale.rates) > 1 and time.time() < setting.deadline:
+            run_all(setting, [tuning_job(setting, task, arm) for task in TASK_NAMES for arm in arms])
         if time.time() < setting.deadline:
-            run_all(setting, [arm_job(setting, task, arm) for arm in arms for task in TASK_NAMES])
+            run_all(setting, [arm_job(setting, task, arm) for task in TASK_NAMES for arm in arms])
 
 
 def run_all(setting: Setting, jobs: Sequence[Job]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from tenfold_shared.metrics import rouge_n
 from torch import Tensor
 
@@ -36,29 +37,45 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "topic": Format("lead", 44, "\nTopic:", 6, 1500),
+    "topic": Format("lead", 44, "\nTopic:", 6, 1000),
     "kind": Format("gloss", 24, "\nKind:", 4, 1500),
-    "short": Format("lead", 44, "\nShort:", 14, 750),
+    "short": Format("lead", 44, "\nShort:", 10, 750),
 }
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples as tokens, ready for teacher forcing.
+    """Examples as tokens; all answers begin at the same place.
 
     Attributes:
-        ids: Prompt, answer and end token, padded with 0 on the right [examples, length].
-        labels: The next tokens, -100 in the padding [examples, length - 1].
-        prompts: Prompt lengths [examples].
+        prompts: Prompts, padded with 0 on the left [examples, P].
+        valid: Where a prompt is [examples, P].
+        answers: Answer and end token, padded with 0 on the right [examples, A + 1]; zeros where there is none.
+        labels: The same with -100 in the padding.
     """
 
-    ids: Tensor
-    labels: Tensor
     prompts: Tensor
+    valid: Tensor
+    answers: Tensor
+    labels: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        """What a model reads: prompt and answer without its last token [examples, P + A]."""
+        return torch.cat([self.prompts, self.answers[:, :-1]], 1)
+
+    def mask(self, asked: int) -> Tensor:
+        """Which tokens each of the last `asked` tokens of `ids` attends to [examples, 1, asked, P + A]."""
+        total = self.prompts.shape[1] + self.answers.shape[1] - 1
+        valid = F.pad(self.valid, (0, total - self.valid.shape[1]), value=True)
+        places = torch.arange(total, device=valid.device)
+        rows = places[total - asked :, None]
+        # Padding looks at itself, so that no row is empty.
+        return ((places <= rows) & (valid[:, None] | (places == rows)))[:, None]
 
     def to(self, device: str) -> Rows:
         """Move all tensors."""
-        return Rows(self.ids.to(device), self.labels.to(device), self.prompts.to(device))
+        return Rows(*(part.to(device) for part in (self.prompts, self.valid, self.answers, self.labels)))
 
 
 @dataclass(frozen=True)
@@ -142,19 +159,18 @@ def encode(name: str, tokenizer: Any, rows: Sequence[dict[str, str]], answers: S
     form = FORMATS[name]
     texts = [f"{row['title']}: {row['text']}" if form.kind == "gloss" else row["text"] for row in rows]
     question = tokenizer.encode(form.question, add_special_tokens=False).ids
-    length = form.prompt_tokens + len(question) + form.answer_tokens + 1
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    labels = torch.full((len(rows), length - 1), -100)
-    prompts = torch.zeros(len(rows), dtype=torch.long)
+    length = form.prompt_tokens + len(question)
+    prompts, valid = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.bool)
+    found = torch.zeros(len(rows), form.answer_tokens + 1, dtype=torch.long)
+    labels = torch.full_like(found, -100)
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     for i, (prompt, answer) in enumerate(zip(encoded, answers, strict=True)):
         row = prompt.ids[: form.prompt_tokens] + question
-        prompts[i] = len(row)
+        prompts[i, length - len(row) :], valid[i, length - len(row) :] = torch.tensor(row), True
         if answer:
-            row = row + tokenizer.encode(answer, add_special_tokens=False).ids[: form.answer_tokens] + [END]
-        ids[i, : len(row)] = torch.tensor(row)
-        labels[i, : len(row) - 1] = ids[i, 1 : len(row)]
-    return Rows(ids, labels, prompts)
+            row = [*tokenizer.encode(answer, add_special_tokens=False).ids[: form.answer_tokens], END]
+            found[i, : len(row)] = labels[i, : len(row)] = torch.tensor(row)
+    return Rows(prompts, valid, found, labels)
 
 
 def score(name: str, answers: Sequence[Any], gold: Sequence[Any]) -> list[float]:
