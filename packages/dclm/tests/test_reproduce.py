@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from dclm import reproduce as experiment
-from dclm.benchmark import _row
 from dclm.filtering_claims import FIXED, KEY, NAMES
 from dclm.peers import write_rows
 from tenfold_shared.claims import ClaimResult, read_recorded
@@ -62,11 +61,6 @@ def test_the_recorded_run_is_a_full_one():
     assert seeds[:2] == [10, 10] and 5 in seeds, "the small filtering run was not cut off"
     assert len(rows[FIXED]["ours"]["per_seed"]) == 3, "the big one was"
     assert rows[KEY]["control_name"] == NAMES["shuffled"], "the strongest control stays the headline's"
-
-
-def test_benchmark_rows_divide_the_peer_by_ours():
-    row = _row("work", [1.0, 2.0, 4.0], [3.0, 4.0, 4.0], 100, peer_name="x", unit="u", aim=None)
-    assert (row["ours"], row["peer"], row["ratio"], row["spread"]) == (50.0, 25.0, 2.0, [1.0, 3.0])
 
 
 def test_rows_for_the_peer_hold_our_words_and_sentences(tmp_path, documents):

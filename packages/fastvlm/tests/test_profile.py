@@ -304,8 +304,8 @@ def test_a_small_profile_runs_from_end_to_end(tmp_path):
 
 def test_rows_of_the_benchmark_are_ratios_of_the_same_round():
     names = ("encoder, torch", "encoder, ONNX Runtime", "first token", "answer")
-    seconds = {name: [1.0, 2.0, 4.0] for name in names}
-    seconds |= {name: [2.0, 6.0, 8.0] for name in ("encoder, peer", "first token, peer", "answer, peer")}
+    seconds = dict.fromkeys(names, np.array([1.0, 2.0, 4.0]))
+    seconds |= {name: np.array([2.0, 6.0, 8.0]) for name in ("encoder, peer", "first token, peer", "answer, peer")}
     rows = list(_rows(seconds, PLANS["laptop"], 2, torch.zeros(1)))
     assert [row["ratio"] for row in rows] == [2.0] * 4
     assert [row["spread"] for row in rows] == [[2.0, 3.0]] * 4

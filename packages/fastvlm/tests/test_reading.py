@@ -311,13 +311,13 @@ def test_the_power_check_names_its_numbers():
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_whole_small_run_and_what_it_draws(tmp_path):
-    claims = reading_claims.measure(tmp_path, budget="smoke", seed=0)
+    claims = reading_claims.measure(tmp_path, budget="smoke")
     assert len(claims) == len(reading_claims.CONTRASTS)
     assert {claim.verdict for claim in claims} <= {"not judged", "not attempted"}
     records = reading.read_records(tmp_path / "reading")
     assert all(math.isfinite(r["loss"]) for r in records if "loss" in r)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "reading/records").iterdir()}
-    reading_claims.measure(tmp_path, budget="smoke", seed=0)
+    reading_claims.measure(tmp_path, budget="smoke")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "reading/records").iterdir()}
     curves = json.loads((tmp_path / "reading/curves.json").read_text())
     assert {row["arm"] for row in curves["rows"]} <= set(ARMS) and (tmp_path / "reading.svg").read_text().count(

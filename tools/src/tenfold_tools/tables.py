@@ -68,8 +68,8 @@ def render_benchmarks(record: Mapping[str, Any]) -> str:
             ratio += f" [{low:.3g}, {high:.3g}]"
         rows.append((row["work"], row.get("unit", ""), f"{row['ours']:.4g}", peer, ratio, aim))
     machine = record["machine"]
-    where = f"`{record['command']}`, {record['date']}, {machine['cpu']}, {machine['cores']} cores; smallest and largest"
-    return f"{join(rows)}\n{where} round in brackets.\n"
+    where = f"`{record['command']}`, {record['date']}, {machine['cpu']}, {machine['cores']} cores"
+    return f"{join(rows)}\n{where}; a ratio over 1: ours is better; smallest and largest round in brackets.\n"
 
 
 def beside(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -3,10 +3,11 @@
     dataset-decomposition benchmark --budget laptop        (two cores, about four minutes)
 
 Documents have the lengths of a log-normal distribution like that of web text; token values do not matter and are
-random. Rates are tokens (or draws) per CPU second, medians over interleaved rounds; a row gives the ratio ours over
-theirs and its spread. TRL's packing runs in a process with an environment of its own, whose CPU seconds this process
-reads. Outputs are checked: every token is in a piece or counted as dropped, TRL keeps the tokens that it should, and a
-resumed loader gives the step that the uninterrupted one gives.
+random. Rates are tokens (or draws) per CPU second, medians over interleaved rounds; a row gives the ratio (over 1: ours
+is better) and its spread. An aim in a work's name is a rate, one in its own column a ratio. TRL's packing runs in a
+process with an environment of its own, whose CPU seconds this process reads. Outputs are checked: every token is in a
+piece or counted as dropped, TRL keeps the tokens that it should, and a resumed loader gives the step that the
+uninterrupted one gives.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tenfold_shared.benchmarks import Seconds, comparison, interleave
 from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
@@ -42,7 +44,7 @@ ROUNDS: dict[Budget, int] = {"smoke": 3, "laptop": 5, "full": 9}
 STEP_TOKENS, LONGEST = 65_536, 8192
 # Attention takes a quarter of the compute, as in 1B at 8k; the lengths are an eighth of the paper's.
 STEP_MODEL, STEP_SCALE = ModelConfig(256, 2, 4, 1024), 8
-Calls = Mapping[str, Callable[[], object]]
+MILLIONS = "million per CPU second"
 
 
 def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
@@ -54,8 +56,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         seed: Of lengths and order.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, input_hash`; all are rates, so that a ratio
-        above 1 means that ours is faster.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, input_hash`; `ratio` over 1: ours is
+        better.
 
     Raises:
         RuntimeError: A check of the outputs fails.
@@ -84,43 +86,9 @@ def _documents(total: int, seed: int) -> list[np.ndarray]:
     return np.split(tokens, np.cumsum(lengths)[:-1])
 
 
-def measure(calls: Calls, rounds: int, amount: float) -> dict[str, np.ndarray]:
-    """Return rates (amount per CPU second) of each function, one per round, after a call that is not counted.
-
-    A function that returns a number worked in another process and says how long.
-    """
-    order, shuffle = list(calls), random.Random(0).shuffle
-    rates: dict[str, list[float]] = {name: [] for name in order}
-    for turn in range(rounds + 1):
-        shuffle(order)
-        for name in order:
-            start = time.process_time()
-            elsewhere = calls[name]()
-            seconds = elsewhere if isinstance(elsewhere, float) else time.process_time() - start
-            if turn:
-                rates[name].append(amount / max(seconds, 1e-6))
-    return {name: np.array(values) for name, values in rates.items()}
-
-
-def _row(
-    work: str, rates: Mapping[str, np.ndarray], peer: str, aim: float | None = None, *, per: float = 1e6
-) -> dict[str, Any]:
-    ratios = rates["ours"] / rates[peer]
-    return {
-        "work": work,
-        "ours": float(np.median(rates["ours"])) / per,
-        "peer_name": peer,
-        "peer": float(np.median(rates[peer])) / per,
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-        "unit": "million per CPU second" if per == 1e6 else "per CPU second",
-        "aim": aim,
-    }
-
-
 def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str, Any]]:
     """From tokens in memory to rows on disk: plan, gather, write; of TRL and `datasets` writing is not counted."""
-    tokens, lengths, work = np.array(store.tokens), store.lengths, "plan, gather and write (tokens)"
+    tokens, lengths, work = np.array(store.tokens), store.lengths, "plan, gather and write (tokens; aim 50)"
 
     def ours() -> None:
         plan = decompose(lengths)
@@ -142,11 +110,12 @@ def _preparation(store: TokenStore, folder: Path, rounds: int) -> list[dict[str,
     np.save(folder / "offsets.npy", np.array(store.offsets))
     with trl_packer(folder, LONGEST) as pack:
         calls |= {f"TRL {name}": partial(_pack, pack, name, store) for name in REPEATS}
-        rates = measure(calls, rounds, len(tokens))
-    return [_row(work, rates, name, 50.0) for name in rates if name != "ours"]
+        seconds = interleave(calls, rounds)
+    amount = len(tokens) / 1e6
+    return [comparison(work, seconds, name, MILLIONS, amount=amount) for name in seconds if name != "ours"]
 
 
-def _pack(pack: Pack, strategy: str, store: TokenStore) -> float:
+def _pack(pack: Pack, strategy: str, store: TokenStore) -> Seconds:
     """Let TRL pack, check what it kept, and return its seconds."""
     found, seconds = pack(strategy)
     kept = int(np.minimum(store.lengths, LONGEST).sum()) if strategy == "bfd" else len(store.tokens)
@@ -154,7 +123,7 @@ def _pack(pack: Pack, strategy: str, store: TokenStore) -> float:
         raise RuntimeError(f"TRL's {strategy} kept {found['tokens']} tokens instead of {kept}.")
     if strategy == "wrapped" and found["first"] != int(store.tokens[:LONGEST].sum(dtype=np.int64)):
         raise RuntimeError("TRL's wrapped rows are not those of concat-and-chunk.")
-    return seconds
+    return Seconds(seconds)
 
 
 def _datasets_map(store: TokenStore) -> Callable[[], object]:
@@ -179,11 +148,12 @@ def _planning(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
         raise RuntimeError("tokens are missing from the plan.")
     if len(plan) != sum(len(_cut(int(n))) for n in lengths):
         raise RuntimeError("the plan differs from the rule in plain Python.")
+    peer, amount = "the same rule in plain Python", int(lengths.sum()) / 1e6
     calls = {
         "ours": lambda: decompose(lengths, policy="greedy"),
-        "the same rule in plain Python": lambda: [_cut(int(n)) for n in lengths],
+        peer: lambda: [_cut(int(n)) for n in lengths],
     }
-    return [_row("plan (tokens)", measure(calls, rounds, int(lengths.sum())), "the same rule in plain Python")]
+    return [comparison("plan (tokens)", interleave(calls, rounds), peer, MILLIONS, amount=amount)]
 
 
 def _cut(length: int) -> list[int]:
@@ -206,8 +176,9 @@ def _sampling(rounds: int) -> list[dict[str, Any]]:
             alive = [i for i in range(6) if left[i]]
             left[draw.choices(alive, [weights[i] for i in alive])[0]] -= 1
 
-    calls = {"ours": lambda: draw_cycle(counts, "grow-p2", np.random.default_rng(0)), "one draw at a time": one_by_one}
-    return [_row("sampler (draws)", measure(calls, rounds, int(counts.sum())), "one draw at a time", 0.3)]
+    peer, amount = "one draw at a time", int(counts.sum()) / 1e6
+    calls = {"ours": lambda: draw_cycle(counts, "grow-p2", np.random.default_rng(0)), peer: one_by_one}
+    return [comparison("sampler (draws; aim 0.3)", interleave(calls, rounds), peer, MILLIONS, amount=amount)]
 
 
 def _loading(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
@@ -221,8 +192,9 @@ def _loading(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
             starts = np.random.default_rng(step).integers(0, len(tokens) - 8193, STEP_TOKENS // 8192)
             tokens[starts[:, None] + np.arange(8193)].astype(np.int64)
 
-    calls = {"ours": lambda: [loader.batch(step) for step in range(steps)], "numpy rows of 8192": numpy_rows}
-    rows = [_row("loader (tokens)", measure(calls, rounds, steps * STEP_TOKENS), "numpy rows of 8192", 100.0)]
+    peer, amount = "numpy rows of 8192", steps * STEP_TOKENS / 1e6
+    seconds = interleave({"ours": lambda: [loader.batch(step) for step in range(steps)], peer: numpy_rows}, rounds)
+    row = comparison("loader (tokens; aim 100)", seconds, peer, MILLIONS, amount=amount)
     state = {**loader.state_dict(), "step": len(loader) - 1}
 
     def first_batch(step: int) -> dict[str, Any]:
@@ -232,9 +204,9 @@ def _loading(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
 
     if not np.array_equal(first_batch(len(loader) - 1)["input_ids"], loader.batch(len(loader) - 1)["input_ids"]):
         raise RuntimeError("a resumed loader gives another batch.")
-    calls = {"ours": lambda: first_batch(len(loader) - 1), "the same at step 0": lambda: first_batch(0)}
-    work = "resume at the last step (resumptions)"
-    return [*rows, _row(work, measure(calls, rounds, 1), "the same at step 0", per=1.0)]
+    peer, work = "the same at step 0", "resume at the last step (resumptions)"
+    seconds = interleave({"ours": lambda: first_batch(len(loader) - 1), peer: lambda: first_batch(0)}, rounds)
+    return [row, comparison(work, seconds, peer, "per CPU second", amount=1)]
 
 
 def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any]]:
@@ -260,9 +232,9 @@ def _end_to_end(folder: Path, budget: Budget, rounds: int) -> list[dict[str, Any
                 _ = encoding.ids
 
     amount = sum(len(encoding.ids) for encoding in bare.encode_batch_fast(texts, add_special_tokens=False))
-    rates = measure({"ours": ours, "bare tokenizer": bare_ids}, rounds, amount)
-    digest = hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
-    return [_row(f"text to buckets (tokens; text {digest})", rates, "bare tokenizer", 0.95)]
+    seconds = interleave({"ours": ours, "bare tokenizer": bare_ids}, rounds)
+    work = f"text to buckets (tokens; text {hashlib.sha256(''.join(texts).encode()).hexdigest()[:16]})"
+    return [comparison(work, seconds, "bare tokenizer", MILLIONS, amount=amount / 1e6, aim=0.95)]
 
 
 def _training(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
@@ -274,5 +246,6 @@ def _training(store: TokenStore, rounds: int) -> list[dict[str, Any]]:
     found = step_seconds(scale, rounds, clock=time.process_time)
     tokens = {length // STEP_SCALE: rows * length for length, rows in store.num_rows.items()}
     mixed = sum(np.array(found[length]) * count for length, count in tokens.items()) / sum(tokens.values())
-    rates = {"ours": scale.tokens_per_step / mixed, "rows of 1024": scale.tokens_per_step / np.array(found[longest])}
-    return [_row("training step, width 256, rows of 32 to 1024 (tokens)", rates, "rows of 1024")]
+    seconds = {"ours": mixed, "rows of 1024": np.array(found[longest])}
+    work, amount = "training step, width 256, rows of 32 to 1024 (tokens)", scale.tokens_per_step / 1e6
+    return [comparison(work, seconds, "rows of 1024", MILLIONS, amount=amount)]

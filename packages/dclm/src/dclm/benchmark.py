@@ -1,19 +1,20 @@
 """CPU seconds on the same real pages: ours, and datatrove in a child environment; then models, `benchmark_lm`.
 
-    dclm benchmark --budget laptop                  (two cores, about eight minutes)
+    dclm benchmark --budget laptop                  (two cores, about nine minutes)
     dclm benchmark --budget laptop --parts model    (about two minutes)
 
-Each job runs in rounds, ours and the peer's in turn, and this process takes the CPU seconds of both: its own around
+Each job runs in rounds, ours and the peer's once each, and this process takes the CPU seconds of both: its own around
 the work, and those of the peer's child less what the same child takes for one document (start, imports, models).
 Outputs are compared first: on equal words Gopher's decisions must be datatrove's. A row gives median documents per CPU
-second, the ratio (the peer's seconds over ours, median of rounds) and its spread. datatrove runs repetition before
-quality, as FineWeb does; ours runs the cheaper quality rules first: equal decisions. Rows without a peer compare with
-the bare library, or one process with two.
+second, the ratio (the peer's seconds over ours, median of rounds; over 1: ours is better) and its spread. datatrove
+runs repetition before quality, as FineWeb does; ours runs the cheaper quality rules first: equal decisions. Rows
+without a peer compare with the bare library, or one process with two.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tenfold_shared.benchmarks import Seconds, comparison, interleave
 from tenfold_shared.progress import progress
 
 from dclm.config import Bloom, Extract, MinHash, Recipe, RefinedWeb
@@ -44,7 +46,7 @@ Part = Literal["data", "model"]
 PARTS: tuple[Part, ...] = ("data", "model")
 AIM_FILTERS, AIM_MINHASH, AIM_EXTRACTION = 30.0, 20.0, 0.9
 MEGABYTE = 2**20
-DOCUMENTS = "documents per CPU s"
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class Plan:
 PLANS: dict[Budget, Plan] = {"smoke": Plan(60, 1, 4, 1), "laptop": Plan(400, 5, 8, 5), "full": Plan(685, 7, 16, 10)}
 
 
-def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
+def benchmark(out: Path, *, budget: Budget, seed: int) -> list[Row]:
     """Measure everything and return one row per comparison, see `measure`."""
     return measure(out, budget=budget, seed=seed, parts=PARTS)
 
 
-def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[dict[str, Any]]:
+def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[Row]:
     """Measure and return one row per comparison.
 
     Args:
@@ -75,7 +77,8 @@ def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> l
         parts: Filters and deduplication, or tokens and training.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, input_hash`.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, threads, input_hash`; `ratio` over 1: ours
+        is better.
 
     Raises:
         RuntimeError: Decisions differ where they must be equal.
@@ -87,16 +90,16 @@ def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> l
     pages = [pages[index] for index in order]
     texts = [document.text for document, reason in extract(map(_copy, pages)) if reason is None]
     jobs = (_compare_datatrove, _compare_extraction, _measure_bloom, _compare_processes, _measure_memory)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=out) as folder:
         for job in progress(jobs if "data" in parts else (), description="benchmark", unit="jobs"):
             rows += job(Work(pages, texts, plan, Path(folder)))
         if "model" in parts:
             from dclm.benchmark_lm import compare_models
 
-            rows += compare_models(texts, Path(folder), budget, _row)
+            rows += compare_models(texts, Path(folder), budget)
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-    return [{"paper": "dclm", **row, "input_hash": digest} for row in rows]
+    return [{"paper": "dclm", "threads": 1, **row, "input_hash": digest} for row in rows]
 
 
 @dataclass(frozen=True)
@@ -113,50 +116,37 @@ def _copy(page: Document) -> Document:
     return Document(page.text, dict(page.fields), page.page)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def _row(work: str, ours: Sequence[float], peer: Sequence[float], count: float, **rest: Any) -> dict[str, Any]:
-    """Make a row of seconds: rates are `count` over seconds."""
-    ratios = np.array(peer) / np.array(ours)
-    rates = {"ours": count / float(np.median(ours)), "peer": count / float(np.median(peer))}
-    spread = [float(ratios.min()), float(ratios.max())]
-    return {"work": work, **rates, "ratio": float(np.median(ratios)), "spread": spread, "threads": 1, **rest}
-
-
-def _compare_datatrove(work: Work) -> list[dict[str, Any]]:
+def _compare_datatrove(work: Work) -> list[Row]:
     """Gopher's rules and MinHash, each as its users run it; and the peer with our words for nothing."""
-    path, one = work.folder / "rows.jsonl", work.folder / "one.jsonl"
+    path, one, texts = work.folder / "rows.jsonl", work.folder / "one.jsonl", work.folder / "texts.jsonl"
     write_rows(path, [Document(text) for text in work.texts])
     write_rows(one, [Document(work.texts[0])])
-    ours: dict[str, list[float]] = {"gopher": [], "minhash": [], "split": []}
-    peer: dict[str, list[float]] = {"gopher": [], "gopher-given": [], "minhash": []}
-    for number in range(work.plan.rounds):
-        for job in peer:
-            answer = run_datatrove(job, path)
-            peer[job].append(answer["seconds"] - run_datatrove(job, one)["seconds"])
-            if job == "gopher-given" and number == 0:
-                _check_decisions(work.texts, answer["reasons"])
-        ours["gopher"].append(_seconds(lambda: list(gopher(map(Document, work.texts)))))
-        ours["split"].append(_seconds(lambda: [Document(text).words.strings() for text in work.texts]))
-        ours["minhash"].append(_minhash_seconds(work, number))
-    with_splitter = [given + split for given, split in zip(peer["gopher-given"], ours["split"], strict=True)]
-    gopher_row = partial(_row, "Gopher quality + repetition", ours["gopher"], count=len(work.texts), unit=DOCUMENTS)
+    write_documents(str(texts), map(Document, work.texts))
+    recipe, options = Recipe((MinHash(bands=14, rows=8),)), RunOptions(quiet=True, file_format="jsonl")
+    folders = (work.folder / f"minhash{number}" for number in itertools.count())
+
+    def peer(job: str) -> Seconds:
+        answer = run_datatrove(job, path)
+        if job == "gopher-given":
+            _check_decisions(work.texts, answer["reasons"])
+        return Seconds(answer["seconds"] - run_datatrove(job, one)["seconds"])
+
+    calls: dict[str, Callable[[], object]] = {
+        "gopher": lambda: list(gopher(map(Document, work.texts))),
+        "split": lambda: [Document(text).words.strings() for text in work.texts],
+        "minhash": lambda: run([str(texts)], recipe, out=next(folders), options=options),
+    }
+    calls |= {f"peer's {job}": partial(peer, job) for job in ("gopher", "gopher-given", "minhash")}
+    seconds = interleave(calls, work.plan.rounds)
+    given = f"{DATATROVE} with our splitter"
+    filters = {"ours": seconds["gopher"], DATATROVE: seconds["peer's gopher"]}
+    filters[given] = seconds["peer's gopher-given"] + seconds["split"]
+    dedup = {"ours": seconds["minhash"], DATATROVE: seconds["peer's minhash"]}
+    row = partial(comparison, unit="documents per CPU s", amount=len(work.texts))
     return [
-        gopher_row(peer=peer["gopher"], peer_name=DATATROVE, aim=AIM_FILTERS),
-        gopher_row(peer=with_splitter, peer_name=f"{DATATROVE} with our splitter", aim=None),
-        _row(
-            "MinHash 14 x 8, from and to files",
-            ours["minhash"],
-            peer["minhash"],
-            len(work.texts),
-            peer_name=DATATROVE,
-            aim=AIM_MINHASH,
-            unit=DOCUMENTS,
-        ),
+        row("Gopher quality + repetition", filters, DATATROVE, aim=AIM_FILTERS),
+        row("Gopher quality + repetition", filters, given),
+        row("MinHash 14 x 8, from and to files", dedup, DATATROVE, aim=AIM_MINHASH),
     ]
 
 
@@ -167,38 +157,34 @@ def _check_decisions(texts: list[str], theirs: list[str | None]) -> None:
         raise RuntimeError(f"{different} of {len(texts)} decisions differ from {DATATROVE}'s on equal words.")
 
 
-def _minhash_seconds(work: Work, number: int) -> float:
-    path = work.folder / "texts.jsonl"
-    write_documents(str(path), map(Document, work.texts))
-    recipe = Recipe((MinHash(bands=14, rows=8),))
-    options = RunOptions(quiet=True, file_format="jsonl")
-    return _seconds(lambda: run([str(path)], recipe, out=work.folder / f"minhash{number}", options=options))
-
-
-def _compare_extraction(work: Work) -> list[dict[str, Any]]:
+def _compare_extraction(work: Work) -> list[Row]:
     """Our stage, decoding and bookkeeping included, against the library's two calls alone."""
     from resiliparse.extract.html2text import extract_plain_text
 
     decoded = [decode_page(page.page or b"") for page in work.pages]
-    ours, peer = [], []
-    for _ in range(work.plan.rounds):
-        pages = [_copy(page) for page in work.pages]
-        ours.append(_seconds(lambda pages=pages: list(extract(pages))))
-        peer.append(_seconds(lambda: [extract_plain_text(text, main_content=True) for text in decoded]))
-    rest = {"peer_name": "resiliparse alone", "unit": "pages per CPU s", "aim": AIM_EXTRACTION}
-    return [_row("extraction of main content", ours, peer, len(work.pages), **rest)]
+    fresh = iter([[_copy(page) for page in work.pages] for _ in range(work.plan.rounds + 1)])
+    peer = "resiliparse alone"
+    calls = {
+        "ours": lambda: list(extract(next(fresh))),
+        peer: lambda: [extract_plain_text(text, main_content=True) for text in decoded],
+    }
+    seconds, count = interleave(calls, work.plan.rounds), len(work.pages)
+    return [
+        comparison("extraction of main content", seconds, peer, "pages per CPU s", amount=count, aim=AIM_EXTRACTION)
+    ]
 
 
-def _measure_bloom(work: Work) -> list[dict[str, Any]]:
+def _measure_bloom(work: Work) -> list[Row]:
     """n-grams per second through the Bloom filter, splitting included, against a set of Python strings."""
     count = count_ngrams(map(Document, work.texts), Bloom())
-    ours, peer = [], []
-    for _ in range(work.plan.rounds):
-        filter = BloomFilter.for_count(count, 0.01)
-        ours.append(_seconds(lambda filter=filter: list(bloom(map(Document, work.texts), filter=filter))))
-        peer.append(_seconds(lambda: _string_set(work.texts)))
-    rest = {"peer_name": "Python set of our words joined", "unit": "13-grams per CPU s", "aim": None}
-    return [_row("Bloom filter, old-both", ours, peer, count, **rest)]
+    fresh = iter([BloomFilter.for_count(count, 0.01) for _ in range(work.plan.rounds + 1)])
+    peer = "Python set of our words joined"
+    calls = {
+        "ours": lambda: list(bloom(map(Document, work.texts), filter=next(fresh))),
+        peer: lambda: _string_set(work.texts),
+    }
+    seconds = interleave(calls, work.plan.rounds)
+    return [comparison("Bloom filter, old-both", seconds, peer, "13-grams per CPU s", amount=count)]
 
 
 def _string_set(texts: list[str]) -> int:
@@ -210,19 +196,20 @@ def _string_set(texts: list[str]) -> int:
     return len(seen)
 
 
-def _compare_processes(work: Work) -> list[dict[str, Any]]:
+def _compare_processes(work: Work) -> list[Row]:
     """Wall seconds of two processes against one, starting them included, from WARC files to filtered documents."""
-    walls: dict[int, list[float]] = {1: [], 2: []}
-    shards = sample_pool() * work.plan.pools
+    shards, recipe = sample_pool() * work.plan.pools, Recipe((Extract(), RefinedWeb()))
     count = sum(1 for path in shards for _ in read_documents(path))
-    for number in range(work.plan.rounds):
-        for workers, seconds in walls.items():
-            options = RunOptions(engine="processes", num_workers=workers, quiet=True)
-            start = time.perf_counter()
-            run(shards, Recipe((Extract(), RefinedWeb())), out=work.folder / f"p{workers}-{number}", options=options)
-            seconds.append(time.perf_counter() - start)
-    rest = {"peer_name": "one process", "unit": "pages per wall s", "aim": None}
-    return [_row("extraction and RefinedWeb's rules on two processes", walls[2], walls[1], count, **rest)]
+    folders = (work.folder / f"processes{number}" for number in itertools.count())
+
+    def process(workers: int) -> None:
+        options = RunOptions(engine="processes", num_workers=workers, quiet=True)
+        run(shards, recipe, out=next(folders), options=options)
+
+    peer, what = "one process", "extraction and RefinedWeb's rules on two processes"
+    calls = {"ours": partial(process, 2), peer: partial(process, 1)}
+    seconds = interleave(calls, work.plan.rounds, clock=time.perf_counter)
+    return [comparison(what, seconds, peer, "pages per wall s", amount=count)]
 
 
 def _shards(work: Work, name: str, copies: int) -> list[str]:
@@ -241,7 +228,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def _measure_memory(work: Work) -> list[dict[str, Any]]:
+def _measure_memory(work: Work) -> list[Row]:
     """Peak memory of a process on one copy of the corpus and on many."""
     peaks = []
     for copies in (1, work.plan.copies):
@@ -250,16 +237,6 @@ def _measure_memory(work: Work) -> list[dict[str, Any]]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         unit = 1 if sys.platform == "darwin" else 1024
         peaks.append(int(done.stdout) * unit / MEGABYTE)
-    ratio = peaks[1] / peaks[0]
-    row = {"work": f"peak memory, {work.plan.copies} copies of the corpus", "ours": peaks[1], "peer": peaks[0]}
-    return [
-        {
-            **row,
-            "peer_name": "ours on one copy",
-            "ratio": ratio,
-            "spread": [ratio, ratio],
-            "unit": "MB",
-            "aim": 1.0,
-            "threads": 1,
-        }
-    ]
+    peer = "ours on one copy"
+    peak = {"ours": peaks[1], peer: peaks[0]}
+    return [comparison(f"peak memory, {work.plan.copies} copies of the corpus", peak, peer, "MB", aim=1.0)]

@@ -1,18 +1,21 @@
 """The model half against its peers in one run: bare tokenizers, a torch twin of the same size, safetensors alone.
 
-Tokenization is counted in CPU seconds of the process, all else in wall seconds; ours and the peer's rounds alternate.
-Before training is timed, both models get the same weights, and their losses on the same batch must agree.
+Tokenization is counted in CPU seconds of the process, all else in wall seconds; in each round all run once, in random
+order. Before training is timed, both models get the same weights, and their losses on the same batch must agree.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 
 from dclm.data import write_documents
@@ -39,39 +42,25 @@ class Plan:
 
 
 PLANS: dict[Budget, Plan] = {"smoke": Plan(2, 2, 0.3), "laptop": Plan(5, 8, 2.0), "full": Plan(9, 20, 4.0)}
-Row = Callable[..., dict[str, Any]]
+Row = dict[str, Any]
 
 
-def compare_models(texts: Sequence[str], folder: Path, budget: Budget, row: Row) -> list[dict[str, Any]]:
+def compare_models(texts: Sequence[str], folder: Path, budget: Budget) -> list[Row]:
     """Measure tokenization, training, the loader and conversion.
 
     Args:
         texts: Real documents.
         folder: For temporary files.
         budget: Rounds and sizes.
-        row: Makes a row of seconds, as `benchmark` does.
 
     Returns:
-        Rows.
+        Rows as of `dclm.benchmark.measure`.
     """
     plan = PLANS[budget]
-    rows = _tokenization(texts, folder, plan, row)
-    return rows + _training(folder, plan, row) + _conversion(folder, plan, row)
+    return [*_tokenization(texts, folder, plan), *_training(folder, plan), *_conversion(folder, plan)]
 
 
-def _cpu(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def _wall(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _tokenization(texts: Sequence[str], folder: Path, plan: Plan, row: Row) -> list[dict[str, Any]]:
+def _tokenization(texts: Sequence[str], folder: Path, plan: Plan) -> list[Row]:
     """From a file of documents to contexts, and to shuffled tars, against the tokenizer on texts in memory."""
     from dclm.tokenizer import load_tokenizer
     from dclm.tokens import TokenOptions, _tokenize_file, tokenize
@@ -83,23 +72,34 @@ def _tokenization(texts: Sequence[str], folder: Path, plan: Plan, row: Row) -> l
     path, options = folder / "texts.jsonl", TokenOptions("gpt2", 2049)
     write_documents(str(path), map(Document, drawn))
     count = sum(map(len, tokenizer.encode_batch(drawn)))
-    ours: list[float] = []
-    whole: list[float] = []
-    peer: list[float] = []
-    for number in range(plan.rounds):
-        work, out = folder / f"contexts{number}", folder / f"tars{number}"
+    folders = (folder / f"tokens{number}" for number in itertools.count())
+
+    def contexts() -> None:
+        work = next(folders)
         work.mkdir()
-        peer.append(_cpu(lambda: tokenizer.engine.encode_batch_fast(drawn, add_special_tokens=False)))
-        ours.append(_cpu(lambda work=work: _tokenize_file((str(path), str(work), options), 0)))
-        whole.append(_cpu(lambda out=out: tokenize([str(path)], out, options, RunOptions(quiet=True))))
-    rest = {"peer_name": "bare tokenizers", "unit": "tokens per CPU s"}
+        _tokenize_file((str(path), str(work), options), 0)
+
+    peer = "bare tokenizers"
+    calls: dict[str, Callable[[], object]] = {
+        "contexts": contexts,
+        "shuffled tars": lambda: tokenize([str(path)], next(folders), options, RunOptions(quiet=True)),
+        peer: lambda: tokenizer.engine.encode_batch_fast(drawn, add_special_tokens=False),
+    }
+    seconds = interleave(calls, plan.rounds)
     return [
-        row("tokenize documents to contexts", ours, peer, count, aim=AIM_TOKENS, **rest),
-        row("tokenize documents to shuffled tars", whole, peer, count, aim=None, **rest),
+        comparison(
+            f"tokenize documents to {what}",
+            {"ours": seconds[what], peer: seconds[peer]},
+            peer,
+            "tokens per CPU s",
+            amount=count,
+            aim=aim,
+        )
+        for what, aim in (("contexts", AIM_TOKENS), ("shuffled tars", None))
     ]
 
 
-def _training(folder: Path, plan: Plan, row: Row) -> list[dict[str, Any]]:
+def _training(folder: Path, plan: Plan) -> list[Row]:
     """Updates of our trainer, with and without the loader, and of a torch twin with torch's AdamW."""
     import jax
 
@@ -131,23 +131,20 @@ def _training(folder: Path, plan: Plan, row: Row) -> list[dict[str, Any]]:
         for _ in range(plan.steps):
             update(batch, step=True)
 
-    ours(lambda: batch)
-    theirs_steps()
-    seconds: dict[str, list[float]] = {"plain": [], "loader": [], "torch": []}
-    for _ in range(plan.rounds):
-        seconds["plain"].append(_wall(lambda: ours(lambda: batch)))
-        seconds["torch"].append(_wall(theirs_steps))
-        seconds["loader"].append(_wall(lambda: ours(lambda: next(batches))))
+    calls = {
+        "ours": lambda: ours(lambda: batch),
+        "torch twin": theirs_steps,
+        "from tars": lambda: ours(lambda: next(batches)),
+    }
+    seconds = interleave(calls, plan.rounds, clock=time.perf_counter)
     batches.close()
-    count = plan.steps * CONFIG.batch_size * MODEL.context_length
-    threads = torch.get_num_threads()
-    size = f"{MODEL.count() / 1e6:.1f} M parameters"
-    rest = {"unit": "tokens per s", "threads": threads}
-    plain, loader = seconds["plain"], seconds["loader"]
-    return [
-        row(f"training, {size}", plain, seconds["torch"], count, peer_name="torch twin", aim=AIM_TRAINING, **rest),
-        row("training from tars", loader, plain, count, peer_name="one batch in memory", aim=None, **rest),
-    ]
+    row = partial(comparison, unit="tokens per s", amount=plan.steps * CONFIG.batch_size * MODEL.context_length)
+    work, loader = f"training, {MODEL.count() / 1e6:.1f} M parameters", "one batch in memory"
+    rows = (
+        row(work, seconds, "torch twin", aim=AIM_TRAINING),
+        row("training from tars", {"ours": seconds["from tars"], loader: seconds["ours"]}, loader),
+    )
+    return [{**found, "threads": torch.get_num_threads()} for found in rows]
 
 
 def _shards(folder: Path) -> Any:
@@ -192,7 +189,7 @@ def _twin(torch: Any, params: Any) -> Callable[..., Any]:
     return update
 
 
-def _conversion(folder: Path, plan: Plan, row: Row) -> list[dict[str, Any]]:
+def _conversion(folder: Path, plan: Plan) -> list[Row]:
     """From a folder's safetensors to a model of ours, against reading the arrays alone."""
     import jax
     from flax import nnx
@@ -208,11 +205,7 @@ def _conversion(folder: Path, plan: Plan, row: Row) -> list[dict[str, Any]]:
     def convert() -> None:
         jax.block_until_ready(nnx.state(from_pretrained(folder / "model")))
 
-    convert()
-    ours: list[float] = []
-    peer: list[float] = []
-    for _ in range(plan.rounds):
-        ours.append(_wall(convert))
-        peer.append(_wall(lambda: load_file(folder / "model" / "model.safetensors")))
-    rest = {"peer_name": "safetensors alone", "unit": "MB per s", "aim": None}
-    return [row("conversion of OpenLM's weights to a model", ours, peer, megabytes, **rest)]
+    peer = "safetensors alone"
+    calls = {"ours": convert, peer: lambda: load_file(folder / "model" / "model.safetensors")}
+    seconds = interleave(calls, plan.rounds, clock=time.perf_counter)
+    return [comparison("conversion of OpenLM's weights to a model", seconds, peer, "MB per s", amount=megabytes)]

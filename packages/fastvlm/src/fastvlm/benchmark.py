@@ -4,13 +4,14 @@
 
 Both sides carry equal random weights of FastVLM-0.5B's shape, get the same pixels and tokens, float32, on the CPU, and
 their outputs are compared before anything is timed. Rounds run each function once, in random order; a row gives the
-medians, the ratio (peer over ours: the median over rounds) and its spread (smallest and largest round).
+medians, the ratio (the median over rounds; over 1: ours is better) and its spread (smallest and largest round).
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from mobileclip.onnx_backend import INPUT, export_module, open_session
-from mobileclip.timing import interleave, torch_threads
+from mobileclip.timing import torch_threads
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
@@ -34,7 +36,7 @@ Budget = Literal["smoke", "laptop", "full"]
 TOLERANCE = 1e-4
 PEER = "transformers FastVlm"
 AIMS = {"encoder, torch": 1.5, "encoder, ONNX Runtime": 1.7, "answer": 1.2}
-Function = Callable[[int], Any]
+Function = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
     Args:
         out: Existing folder; only temporary files are written to it.
         budget: "smoke", "laptop" or "full"; see `PLANS`.
-        seed: Of weights, pixels, tokens and order.
+        seed: Of weights and pixels.
 
     Returns:
         Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; `ours` and
-        `peer` are median milliseconds, `ratio` is how many times faster ours is.
+        `peer` are median milliseconds, `ratio` over 1: ours is better.
 
     Raises:
         ImportError: The extra `demo` is not installed.
@@ -83,7 +85,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
                 functions = _functions(model, peer, pixels, plan, Path(folder) / f"vision-{threads}.onnx")
                 _check_agreement(functions)
                 with progress(total=plan.rounds, description=f"benchmark, {threads} threads", unit="rounds") as bar:
-                    seconds = interleave(functions, plan.rounds, seed=seed, on_round=lambda index: bar.update(1))
+                    seconds = interleave(functions, plan.rounds, clock=time.perf_counter, on_round=bar.update)
                 rows += _rows(seconds, plan, threads, pixels)
     return rows
 
@@ -135,13 +137,13 @@ def _functions(model: FastVLM, peer: nn.Module, pixels: Tensor, plan: Plan, onnx
         return model.generate(ours, pixels, max_new_tokens=count, eos_token_ids=())
 
     return {
-        "encoder, torch": lambda index: model.encode_images(pixels),
+        "encoder, torch": lambda: model.encode_images(pixels),
         "encoder, ONNX Runtime": _through_onnx(model, pixels, onnx),
-        "encoder, peer": lambda index: peer.model.get_image_features(pixels).pooler_output,
-        "first token": lambda index: answer(1),
-        "first token, peer": lambda index: answer_peer(1),
-        "answer": lambda index: answer(plan.new_tokens),
-        "answer, peer": lambda index: answer_peer(plan.new_tokens),
+        "encoder, peer": lambda: peer.model.get_image_features(pixels).pooler_output,
+        "first token": lambda: answer(1),
+        "first token, peer": lambda: answer_peer(1),
+        "answer": lambda: answer(plan.new_tokens),
+        "answer, peer": lambda: answer_peer(plan.new_tokens),
     }
 
 
@@ -151,23 +153,23 @@ def _through_onnx(model: FastVLM, pixels: Tensor, path: Path) -> Function:
             nn.Sequential(model.encoder, model.projector).eval(), pixels.new_zeros(2, *pixels.shape[1:]), path
         )
     session = open_session(path)
-    return lambda index: torch.from_numpy(session.run(None, {INPUT: pixels.numpy()})[0])
+    return lambda: torch.from_numpy(session.run(None, {INPUT: pixels.numpy()})[0])
 
 
 def _check_agreement(functions: dict[str, Function]) -> None:
     """Refuse to time functions that do not compute the same."""
-    expected = functions["encoder, peer"](0)
+    expected = functions["encoder, peer"]()
     for name in ("encoder, torch", "encoder, ONNX Runtime"):
-        distance = float((functions[name](0) - expected).norm() / expected.norm())
+        distance = float((functions[name]() - expected).norm() / expected.norm())
         if not distance < TOLERANCE:
             raise RuntimeError(f"`{name}` differs from {PEER} by {distance:.1e} (relative l2).")
     for name in ("first token", "answer"):
-        ours, theirs = functions[name](0), functions[f"{name}, peer"](0)
+        ours, theirs = functions[name](), functions[f"{name}, peer"]()
         if not torch.equal(ours, theirs):
             raise RuntimeError(f"`{name}` gives tokens {ours.tolist()}, {PEER} {theirs.tolist()}.")
 
 
-def _rows(seconds: dict[str, list[float]], plan: Plan, threads: int, pixels: Tensor) -> Iterator[dict[str, Any]]:
+def _rows(seconds: dict[str, np.ndarray], plan: Plan, threads: int, pixels: Tensor) -> Iterator[dict[str, Any]]:
     digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
     names = {
         "encoder, torch": f"encoder and projector, {plan.image_size} px, torch",
@@ -176,18 +178,7 @@ def _rows(seconds: dict[str, list[float]], plan: Plan, threads: int, pixels: Ten
         "answer": f"answer of {plan.new_tokens} tokens, {plan.image_size} px",
     }
     for name, work in names.items():
-        peer = np.array(seconds["encoder, peer" if name.startswith("encoder") else f"{name}, peer"])
-        ratios = peer / np.array(seconds[name])
-        yield {
-            "paper": "fastvlm",
-            "work": work,
-            "ours": 1e3 * float(np.median(seconds[name])),
-            "peer_name": PEER,
-            "peer": 1e3 * float(np.median(peer)),
-            "ratio": float(np.median(ratios)),
-            "spread": [float(ratios.min()), float(ratios.max())],
-            "unit": "ms per image",
-            "threads": threads,
-            "aim": AIMS.get(name),
-            "input_hash": digest,
-        }
+        peer = seconds["encoder, peer" if name.startswith("encoder") else f"{name}, peer"]
+        milliseconds = {"ours": 1e3 * seconds[name], PEER: 1e3 * peer}
+        row = comparison(work, milliseconds, PEER, "ms per image", aim=AIMS.get(name))
+        yield {"paper": "fastvlm", **row, "threads": threads, "input_hash": digest}

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from mobileclip.model import optimize_for_inference
-from mobileclip.timing import interleave, torch_threads
+from mobileclip.timing import torch_threads
+from tenfold_shared.benchmarks import interleave
 from tenfold_shared.claims import ClaimResult
 from tenfold_shared.files import write_json
 from torch import Tensor
@@ -87,13 +88,12 @@ CONTRASTS = (
 )
 
 
-def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
+def measure(out: Path, *, budget: Budget) -> list[ClaimResult]:
     """Train what the budget asks for and is not there yet, time every setting, and judge.
 
     Args:
         out: Existing folder; gets `reading/` and `reading.svg`.
         budget: "smoke", "laptop" or "full"; full wants a GPU, and takes over the records in `reading/records`.
-        seed: Of the order of timings; training has seeds of its own.
 
     Returns:
         One row per contrast, not attempted where a side has no records. Below the full budget nobody learns to read in
@@ -103,7 +103,7 @@ def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = out / "reading"
     records = run_jobs(folder, budget, device=device, seconds=SECONDS[budget])
-    seconds = time_first_token(budget, seed)
+    seconds = time_first_token(budget)
     rows = tabulate(records, seconds)
     curves = {"rows": rows, "floors": floors(records), "source": "This run."}
     write_json(folder / "curves.json", curves)
@@ -180,12 +180,11 @@ def floors(records: Records) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
-def time_first_token(budget: Budget, seed: int) -> dict[Key, float]:
+def time_first_token(budget: Budget) -> dict[Key, float]:
     """Return median seconds from a page to the first logits, one page at a time, one thread, encoders as for inference.
 
     Args:
         budget: How many rounds, and which settings.
-        seed: Of the order of settings within a round.
     """
     plan = PLANS[budget]
     settings = [
@@ -197,7 +196,7 @@ def time_first_token(budget: Budget, seed: int) -> dict[Key, float]:
     ]
     calls = {_name(key): _first_token(*key) for key in settings}
     with torch_threads(1), torch.inference_mode():
-        seconds = interleave(calls, TIMED_ROUNDS[budget], seed=seed)
+        seconds = interleave(calls, TIMED_ROUNDS[budget], clock=time.perf_counter)
     return {key: float(np.median(seconds[_name(key)])) for key in settings}
 
 
@@ -209,7 +208,7 @@ def _first_token(arm: str, resolution: int, language: str) -> Any:
     reader = _ready(ARMS[arm], language)
     page, question = torch.rand(1, 1, resolution, resolution), torch.zeros(1, QUESTION_TOKENS, dtype=torch.long)
 
-    def call(index: int) -> Tensor:
+    def call() -> Tensor:
         return reader(page, question)
 
     return call
@@ -260,7 +259,7 @@ def _judge(
         control=theirs,
         control_name=f"{arm}, {resolution} px, {ARMS[arm].num_tokens(resolution)} tokens",
         minimum_effect=contrast.minimum_effect,
-        budget="full" if budget == "full" else "smoke",  # nobody learns to read in a minute of a laptop
+        budget="full" if budget == "full" else "smoke",
         evidence="synthetic",
         data=f"synthetic pages of real sentences (Wikipedia): {plan.pages[0]:,} to train, {plan.pages[2]:,} to test; "
         f"{plan.num_words} words; language model of {SMALL_LM}",

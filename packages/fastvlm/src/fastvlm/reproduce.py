@@ -32,7 +32,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from mobileclip.timing import interleave
+from tenfold_shared.benchmarks import interleave
 from tenfold_shared.claims import ClaimResult, PaperValue
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
@@ -134,17 +134,17 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> list[ClaimResult]:
     """Do a part of `reproduce`, or both."""
     seed_everything(seed)
-    claims = _latency(out, budget, seed) if "latency" in parts else []
+    claims = _latency(out, budget) if "latency" in parts else []
     if "reading" in parts:
-        claims += reading_claims.measure(out, budget=budget, seed=seed)
+        claims += reading_claims.measure(out, budget=budget)
     return [*claims, *_not_attempted()]
 
 
-def _latency(out: Path, budget: Budget, seed: int) -> list[ClaimResult]:
+def _latency(out: Path, budget: Budget) -> list[ClaimResult]:
     """Time all sides, draw the figures and count parameters."""
     start = time.perf_counter()
     shrunk = [_shrink(contrast, SHRINK[budget]) for contrast in CONTRASTS]
-    times = _measure(shrunk, budget, seed)
+    times = _measure(shrunk, budget)
     sides = list(dict.fromkeys(side for contrast in shrunk for side in (contrast.ours, contrast.peer)))
     bars = [(side.label, *(float(np.median(part)) for part in _sum_up(side, times))) for side in sides]
     plots.draw_bars(out / "ttft.svg", bars, "Time to first token on this machine, image encoder and prefill")
@@ -168,10 +168,10 @@ def _shrink(contrast: Contrast, factor: int) -> Contrast:
 
 
 @torch.inference_mode()
-def _measure(contrasts: list[Contrast], budget: Budget, seed: int) -> Times:
+def _measure(contrasts: list[Contrast], budget: Budget) -> Times:
     """Return wall seconds of every part, one value per round; prefills of few layers are extrapolated."""
     parts = {part for contrast in contrasts for side in (contrast.ours, contrast.peer) for part in side.parts}
-    calls: dict[tuple[str, int], Callable[[int], object]] = {}
+    calls: dict[tuple[str, int], Callable[[], object]] = {}
     models: dict[tuple[str, int], Prefill] = {}
     built: dict[tuple[str, int], Prefill] = {}
     for name, size in sorted(parts):
@@ -181,20 +181,20 @@ def _measure(contrasts: list[Contrast], budget: Budget, seed: int) -> Times:
         key = name, _count_layers(name, size, budget)
         model = models[name, size] = built[key] = built.get(key) or Prefill(LANGUAGE_MODELS[name], key[1])
         embeds = torch.randn(1, size, model.config.dim)
-        calls[name, size] = lambda index, model=model, embeds=embeds: model(embeds)
-        calls[f"{name} read-out", size] = lambda index, model=model, embeds=embeds: model.read_out(embeds)
+        calls[name, size] = lambda model=model, embeds=embeds: model(embeds)
+        calls[f"{name} read-out", size] = lambda model=model, embeds=embeds: model.read_out(embeds)
     with progress(total=ROUNDS[budget], description="time to first token", unit="rounds") as bar:
-        seconds = interleave(calls, ROUNDS[budget], seed=seed, on_round=lambda index: bar.update(1))  # type: ignore[arg-type]
-    times = {part: np.array(seconds[part]) for part in parts}  # type: ignore[index]
+        seconds = interleave(calls, ROUNDS[budget], clock=time.perf_counter, on_round=bar.update)
+    times = {part: seconds[part] for part in parts}
     for (name, size), model in models.items():
-        read_out = np.median(seconds[f"{name} read-out", size])  # type: ignore[index]
+        read_out = np.median(seconds[f"{name} read-out", size])
         times[name, size] = np.array([model.extrapolate(value, float(read_out)) for value in times[name, size]])
     return times
 
 
-def _encoder_call(name: str, size: int) -> Callable[[int], object]:
+def _encoder_call(name: str, size: int) -> Callable[[], object]:
     module, pixels = ENCODERS[name].build(size), torch.rand(1, 3, size, size)
-    return lambda index: module(pixels)
+    return lambda: module(pixels)
 
 
 def _count_layers(name: str, num_tokens: int, budget: Budget) -> int:

@@ -5,7 +5,7 @@ Rows of the data side (loaders, reinforcement, search) follow; they are made in 
     mobileclip benchmark --budget laptop        (two cores, about five minutes)
 
 Every function gets the same pixels, float32, on the CPU. Rounds run each function once, in random order; a row gives
-the medians, the ratio (peer over ours: the median over rounds) and its spread (smallest and largest round).
+the medians, the ratio (the median over rounds; over 1: ours is better) and its spread (smallest and largest round).
 Outputs are checked first: timm's encoder carries our weights and has to give our embeddings, and every exported
 model has to give those of its eager form.
 """
@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
 from torch import Tensor, nn
@@ -33,7 +36,7 @@ from mobileclip.model import MobileCLIP, optimize_for_inference
 from mobileclip.onnx_backend import export_module, open_session
 from mobileclip.peers import build_clip_peer, build_timm_mci, read_photographs
 from mobileclip.preprocess import Preprocess
-from mobileclip.timing import interleave, torch_threads
+from mobileclip.timing import torch_threads
 
 Budget = Literal["smoke", "laptop", "full"]
 VIT = "ViT-B-16-quickgelu"
@@ -63,12 +66,12 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
     Args:
         out: Existing folder; only temporary files are written to it.
         budget: "smoke", "laptop" or "full"; see `PLANS`.
-        seed: Of weights and order.
+        seed: Of weights and vectors.
 
     Returns:
         Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; `ours` and
-        `peer` are median milliseconds per batch (rates on the data side, by `unit`), `ratio` is how many times faster
-        ours is.
+        `peer` are median milliseconds per batch (rates on the data side, by `unit`), `ratio` over 1:
+        ours is better.
 
     Raises:
         RuntimeError: An output differs from the one it must equal.
@@ -85,7 +88,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
                 for model, settings in plan.work.items():
                     contenders = _build_contenders(model, vit, Path(folder), threads)
                     for batch, rounds in settings:
-                        seconds, digest = _time(contenders, batch, rounds, lambda index: bar.update(1))
+                        seconds, digest = _time(contenders, batch, rounds, bar.update)
                         rows += _rows(model, batch, threads, seconds, digest)
     return [*rows, *data_rows(out, budget=budget, seed=seed)]
 
@@ -152,26 +155,26 @@ def _check_agreement(functions: dict[str, Function], pixels: Tensor) -> None:
 
 @torch.inference_mode()
 def _time(
-    contenders: dict[str, Contender], batch: int, rounds: int, on_round: Callable[[int], object]
-) -> tuple[dict[str, list[float]], str]:
+    contenders: dict[str, Contender], batch: int, rounds: int, on_round: Callable[[], object]
+) -> tuple[dict[str, np.ndarray], str]:
     """Return seconds per call of every contender on the same photographs, and the hash of their pixels.
 
     Eager functions first, ONNX Runtime's after them: threads of the one that still spin would slow the other.
     """
     pixels = {size: _photographs(size, batch) for size in {entry.image_size for entry in contenders.values()}}
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, np.ndarray] = {}
     for through_onnx in (False, True):
         calls = {
-            name: (lambda index, entry=entry: entry.run(pixels[entry.image_size]))
+            name: partial(entry.run, pixels[entry.image_size])
             for name, entry in contenders.items()
             if name.endswith("onnx") == through_onnx
         }
-        seconds |= interleave(calls, rounds, on_round=on_round)
+        seconds |= interleave(calls, rounds, clock=time.perf_counter, on_round=on_round)
     return seconds, _hash(pixels)
 
 
 def _rows(
-    model: str, batch: int, threads: int, seconds: dict[str, list[float]], digest: str
+    model: str, batch: int, threads: int, seconds: dict[str, np.ndarray], digest: str
 ) -> Iterator[dict[str, Any]]:
     """Turn the times of one setting into the rows of the table."""
     timm = f"timm fastvit_mci{model[-1]}, fused"
@@ -185,20 +188,10 @@ def _rows(
         ("onnx", "fastest", "ONNX Runtime", "ours, eager", None),
     )
     for ours, peer, how, peer_name, aim in pairs:
-        ratios = np.array(seconds[peer]) / np.array(seconds[ours])
-        yield {
-            "paper": "mobileclip",
-            "work": f"{model.upper()} image encoder, batch {batch}, {how}",
-            "ours": 1e3 * float(np.median(seconds[ours])),
-            "peer_name": peer_name,
-            "peer": 1e3 * float(np.median(seconds[peer])),
-            "ratio": float(np.median(ratios)),
-            "spread": [float(ratios.min()), float(ratios.max())],
-            "unit": "ms per batch",
-            "threads": threads,
-            "aim": aim,
-            "input_hash": digest,
-        }
+        milliseconds = {"ours": 1e3 * seconds[ours], peer_name: 1e3 * seconds[peer]}
+        work = f"{model.upper()} image encoder, batch {batch}, {how}"
+        row = comparison(work, milliseconds, peer_name, "ms per batch", aim=aim)
+        yield {"paper": "mobileclip", **row, "threads": threads, "input_hash": digest}
 
 
 def _photographs(size: int, batch: int) -> Tensor:

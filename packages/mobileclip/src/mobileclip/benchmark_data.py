@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 
 from mobileclip.overhead import BATCH, ROUNDS, Loaders
-from mobileclip.timing import interleave
 
 Budget = Literal["smoke", "laptop", "full"]
 NUM_INDEXED: dict[Budget, int] = {"smoke": 2_000, "laptop": 50_000, "full": 200_000}
 WIDTH, TOP, QUERIES = 512, 10, 64
 MIN_RECALL = 0.9
+UNIT = "items per second"
 
 
 def data_rows(out: Path, *, budget: Budget, seed: int) -> Iterator[dict[str, Any]]:
@@ -27,20 +29,26 @@ def data_rows(out: Path, *, budget: Budget, seed: int) -> Iterator[dict[str, Any
     Args:
         out: Existing folder; only temporary files are written to it.
         budget: How much is read and indexed.
-        seed: Of order and vectors.
+        seed: Of the vectors.
     """
+    for row in (*_reading_rows(out, budget), _search_row(budget, seed)):
+        yield {"paper": "mobileclip", "threads": torch.get_num_threads(), **row}
+
+
+def _reading_rows(out: Path, budget: Budget) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir=out) as folder:
         loaders = Loaders(Path(folder), budget)
-        seconds = interleave(loaders.ways(), ROUNDS[budget], seed=seed)
+        seconds = interleave(loaders.ways(), ROUNDS[budget], clock=time.perf_counter)
         digest = hashlib.sha256((Path(folder) / "plain/00000000.tar").read_bytes()).hexdigest()[:16]
-    for peer, aim in (("plain", 0.9), ("online", None)):
-        times = np.array(seconds[peer]), np.array(seconds["reinforced"])
-        yield _row(f"loader, batch {BATCH}: reinforced", f"{peer} loader", times, BATCH, aim=aim, digest=digest)
+    work = f"loader, batch {BATCH}: reinforced"
+    for way, aim in (("plain", 0.9), ("online", None)):
+        peer = f"{way} loader"
+        both = {"ours": seconds["reinforced"], peer: seconds[way]}
+        yield {**comparison(work, both, peer, UNIT, amount=BATCH, aim=aim), "input_hash": digest}
     # Reinforcing has no peer: the rate stands alone, per stored sample of five augmentations and captions.
     rate = loaders.tally.kept / loaders.reinforce_seconds
-    row = _row("reinforcement, two tiny teachers, 5 augmentations", "", (np.ones(1), np.ones(1)), 1, digest=digest)
-    yield {**row, "ours": rate, "peer": None, "ratio": None, "spread": None}
-    yield _search_row(budget, seed)
+    row = dict.fromkeys(("peer", "ratio", "spread", "aim")) | {"peer_name": "", "unit": UNIT, "input_hash": digest}
+    yield {"work": "reinforcement, two tiny teachers, 5 augmentations", "ours": rate, **row}
 
 
 def _search_row(budget: Budget, seed: int) -> dict[str, Any]:
@@ -62,31 +70,11 @@ def _search_row(budget: Budget, seed: int) -> dict[str, Any]:
     shared = [len(set(index.search(q, TOP).keys.tolist()) & set(exact(q).tolist())) / TOP for q in queries]
     if np.mean(shared) < MIN_RECALL:
         raise RuntimeError(f"the index finds {np.mean(shared):.0%} of what exact search finds, at least 90 % wanted.")
+    peer, work = "numpy, exact", f"search, {len(vectors):,} pictures, top {TOP}"
     ways = {
-        "index": lambda step: [index.search(query, TOP) for query in queries],
-        "exact": lambda step: [exact(query) for query in queries],
+        "ours": lambda: [index.search(query, TOP) for query in queries],
+        peer: lambda: [exact(query) for query in queries],
     }
-    seconds = interleave(ways, ROUNDS[budget], seed=seed)
-    times = np.array(seconds["exact"]), np.array(seconds["index"])
-    digest = hashlib.sha256(vectors.tobytes()).hexdigest()[:16]
-    return _row(f"search, {len(vectors):,} pictures, top {TOP}", "numpy, exact", times, QUERIES, digest=digest)
-
-
-def _row(
-    work: str, peer: str, times: tuple[np.ndarray, np.ndarray], count: int, *, aim: float | None = None, digest: str
-) -> dict[str, Any]:
-    """Return a row of rates from seconds of the peer and of ours, for `count` items each."""
-    ratios = times[0] / times[1]
-    return {
-        "paper": "mobileclip",
-        "work": work,
-        "ours": count / float(np.median(times[1])),
-        "peer_name": peer,
-        "peer": count / float(np.median(times[0])),
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-        "unit": "items per second",
-        "threads": torch.get_num_threads(),
-        "aim": aim,
-        "input_hash": digest,
-    }
+    seconds = interleave(ways, ROUNDS[budget], clock=time.perf_counter)
+    row = comparison(work, seconds, peer, UNIT, amount=QUERIES)
+    return {**row, "input_hash": hashlib.sha256(vectors.tobytes()).hexdigest()[:16]}

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import interleave
 from tenfold_shared.claims import ClaimResult
 from tenfold_shared.environment import seed_everything
 
@@ -37,7 +40,6 @@ from mobileclip.model import MobileCLIP
 from mobileclip.peers import read_photographs
 from mobileclip.reinforce import ReinforceConfig, reinforce, reinforce_batch
 from mobileclip.teachers import Ensemble, load_captioner, load_teacher
-from mobileclip.timing import interleave
 
 Budget = Literal["smoke", "laptop", "full"]
 ROUNDS: dict[Budget, int] = {"smoke": 2, "laptop": 15, "full": 60}
@@ -81,9 +83,10 @@ class Loaders:
     def _dataset(self, folder: Path, config: TrainConfig) -> StepDataset:
         return StepDataset(ShardedSamples(folder), config, Tokenizer())
 
-    def ways(self) -> dict[str, Callable[[int], object]]:
-        """Return functions of a step, by name."""
-        return {"plain": self._plain.__getitem__, "reinforced": self._reinforced.__getitem__, "online": self._online}
+    def ways(self) -> dict[str, Callable[[], object]]:
+        """Return functions by name that read one batch a call: each at its n-th call the batch of step n."""
+        ways = {"plain": self._plain.__getitem__, "reinforced": self._reinforced.__getitem__, "online": self._online}
+        return {name: partial(next, map(read, itertools.count())) for name, read in ways.items()}
 
     def _online(self, step: int) -> Batch:
         """Load a plain batch and compute what a reinforced one has stored: one augmentation, one synthetic caption."""
@@ -118,18 +121,17 @@ def first_words(images: list, num_captions: int, seed: int) -> list[list[str]]:
     return [["a picture"] * num_captions for _ in images]
 
 
-def measure(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
+def measure(out: Path, *, budget: Budget) -> list[ClaimResult]:
     """Time the three ways and judge the claim that reinforced data cost nothing to read.
 
     Args:
         out: Existing folder; only temporary files are written to it.
         budget: "smoke", "laptop" or "full".
-        seed: Of the order within each round.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=out) as folder:
         loaders = Loaders(Path(folder), budget)
-        seconds = {name: np.array(v) for name, v in interleave(loaders.ways(), ROUNDS[budget], seed=seed).items()}
+        seconds = interleave(loaders.ways(), ROUNDS[budget], clock=time.perf_counter)
     rates = {name: BATCH / float(np.median(values)) for name, values in seconds.items()}
     note = ", ".join(f"{name} {rate:.0f} samples/s" for name, rate in rates.items()) + "; one process, rounds as seeds."
     rows = (("plain", "as fast to read as plain data, within 10 %", SMALLEST_SHARE, 0.0),

@@ -15,6 +15,7 @@ The paper measured an iPhone 12 Pro Max with Core ML; ours is a CPU with torch, 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import interleave
 from tenfold_shared.claims import ClaimResult, PaperValue
 from tenfold_shared.environment import seed_everything
 from tenfold_shared.progress import progress
@@ -34,7 +36,7 @@ from mobileclip.config import PRESETS
 from mobileclip.model import MobileCLIP, optimize_for_inference
 from mobileclip.peers import ClipPeer, build_clip_peer, example_ids, read_photographs
 from mobileclip.preprocess import Preprocess
-from mobileclip.timing import interleave, torch_threads
+from mobileclip.timing import torch_threads
 
 Budget = Literal["smoke", "laptop", "full"]
 Part = Literal["latency", "learning", "reading"]
@@ -105,7 +107,7 @@ def measure(out: Path, *, budget: Budget, seed: int, parts: Sequence[Part]) -> l
     if "learning" in parts:
         claims += efficiency.measure(out, budget=budget, seed=seed)
     if "reading" in parts:
-        claims += overhead.measure(out, budget=budget, seed=seed)
+        claims += overhead.measure(out, budget=budget)
     return [*claims, *_not_attempted()]
 
 
@@ -114,7 +116,7 @@ def _latency(out: Path, budget: Budget, seed: int) -> list[ClaimResult]:
     start = time.perf_counter()
     arms = _build_arms(seed)
     bar = progress(total=ROUNDS[budget] * len(THREADS[budget]), description="latency", unit="round")
-    seconds = {threads: _measure(arms, threads, budget, seed, bar.update) for threads in THREADS[budget]}
+    seconds = {threads: _measure(arms, threads, budget, bar.update) for threads in THREADS[budget]}
     bar.close()
     plots.draw_latency(out / "latency.svg", seconds, LABELS)
     judge = partial(_judge, budget=budget, seconds=time.perf_counter() - start)
@@ -163,12 +165,17 @@ def _arm(model: torch.nn.Module, photographs: Sequence, size: int, ids: Tensor, 
 
 
 @torch.inference_mode()
-def _measure(arms: dict[str, Arm], threads: int, budget: Budget, seed: int, update: Callable[[int], object]) -> Seconds:
+def _measure(arms: dict[str, Arm], threads: int, budget: Budget, on_round: Callable[[], object]) -> Seconds:
     """Return wall seconds per arm and part, one value per round."""
-    contenders = {(name, part): arm.encode[part] for name, arm in arms.items() for part in PARTS}
+    # Every arm sees the same photograph in a round, the next one in the next.
+    calls = {
+        (name, part): partial(next, map(arm.encode[part], itertools.count()))
+        for name, arm in arms.items()
+        for part in PARTS
+    }
     with torch_threads(threads):
-        times = interleave(contenders, ROUNDS[budget], seed=seed, on_round=lambda index: update(1))
-    return {name: {part: np.array(times[name, part]) for part in PARTS} for name in arms}
+        times = interleave(calls, ROUNDS[budget], clock=time.perf_counter, on_round=on_round)
+    return {name: {part: times[name, part] for part in PARTS} for name in arms}
 
 
 def _judge(contrast: Contrast, threads: int, times: Seconds, *, budget: Budget, seconds: float) -> ClaimResult:

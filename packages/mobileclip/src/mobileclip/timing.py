@@ -1,49 +1,11 @@
-"""Fair timing of several functions in one run: warm-up, then rounds in which each runs once, in changing order."""
+"""How many threads torch uses while something is timed."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-
-WARMUP_CALLS = 1
-
-
-def interleave(
-    contenders: Mapping[str, Callable[[int], object]],
-    rounds: int,
-    *,
-    seed: int = 0,
-    on_round: Callable[[int], object] = lambda index: None,
-) -> dict[str, list[float]]:
-    """Time each function once per round, so that a change of the machine's speed hits all of them.
-
-    Args:
-        contenders: Functions of the round's number (to choose an input), by name.
-        rounds: Timed calls per function, after one that is not counted.
-        seed: Of the order within each round.
-        on_round: Called after each round (for progress).
-
-    Returns:
-        Wall seconds per call, one list per name, in the order of the rounds.
-    """
-    order = list(contenders)
-    shuffle = random.Random(seed).shuffle
-    seconds: dict[str, list[float]] = {name: [] for name in order}
-    for function in contenders.values():
-        for call in range(WARMUP_CALLS):
-            function(call)
-    for index in range(rounds):
-        shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            contenders[name](index)
-            seconds[name].append(time.perf_counter() - start)
-        on_round(index)
-    return seconds
 
 
 @contextmanager

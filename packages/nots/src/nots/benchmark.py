@@ -13,15 +13,14 @@ with the same kernel (`scipy.ndimage.convolve1d`, inside the series the same val
 from __future__ import annotations
 
 import hashlib
-import random
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 from torch import Tensor
 
@@ -37,7 +36,6 @@ ROUNDS: dict[Budget, int] = {"smoke": 1, "laptop": 5, "full": 9}
 SERIES: dict[Budget, int] = {"smoke": 8, "laptop": 256, "full": 1024}
 SHAPES: dict[Budget, tuple[int, int, int]] = {"smoke": (16, 2, 256), "laptop": (4096, 8, 1024), "full": (4096, 8, 1024)}
 BATCH, WIDTH, AIM = 32, 128, 10.0
-Calls = Mapping[str, Callable[[], object]]
 Row = dict[str, Any]
 
 
@@ -50,8 +48,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[Row]:
         seed: Of series and weights.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, threads, input_hash`; `ratio` is ours over
-        the peer's in the row's unit.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, threads, input_hash`; `ratio` over 1: ours
+        is better.
 
     Raises:
         RuntimeError: Outputs that should be equal are not.
@@ -64,29 +62,6 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[Row]:
     rows = [*steps, *embedding(config, series, rounds, peers=budget != "smoke"), *boxes, *memory(seed)]
     digest = hashlib.sha256(series.numpy().tobytes()).hexdigest()[:16]
     return [{"paper": "nots", "threads": 1, "input_hash": digest, **row} for row in rows]
-
-
-def measure(calls: Calls, rounds: int) -> dict[str, np.ndarray]:
-    """Return CPU seconds of each function, one for each round, after a call that is not counted."""
-    order, shuffle = list(calls), random.Random(0).shuffle
-    found: dict[str, list[float]] = {name: [] for name in order}
-    for turn in range(rounds + 1):
-        shuffle(order)
-        for name in order:
-            start = time.process_time()
-            calls[name]()
-            if turn:
-                found[name].append(time.process_time() - start)
-    return {name: np.array(values) for name, values in found.items()}
-
-
-def rate_row(work: str, seconds: Mapping[str, np.ndarray], peer: str, amount: float, unit: str) -> Row:
-    """Return a row of rates: `amount` of `unit` over the seconds of a round."""
-    ours, other = amount / seconds["ours"], amount / seconds[peer]
-    ratios = ours / other
-    spread = [float(ratios.min()), float(ratios.max())]
-    found: Row = {"work": work, "ours": float(np.median(ours)), "peer_name": peer, "peer": float(np.median(other))}
-    return {**found, "ratio": float(np.median(ratios)), "spread": spread, "unit": unit, "aim": None}
 
 
 def make_step(config: NoTSConfig, objective: ObjectiveName, x: Tensor) -> Callable[[], None]:
@@ -110,8 +85,8 @@ def training(config: NoTSConfig, series: Tensor, rounds: int) -> list[Row]:
     equal = {"ours": steps["ours"], "MAE": make_step(config, "mae", x[: round(share * BATCH)])}
     amount = flops["nots"] * BATCH / 1e9
     return [
-        rate_row("training, equal batch", measure(steps, rounds), "MAE", BATCH, "series/CPU s"),
-        rate_row("training, equal operations", measure(equal, rounds), "MAE", amount, "GFLOP/CPU s"),
+        comparison("training, equal batch", interleave(steps, rounds), "MAE", "series/CPU s", amount=BATCH),
+        comparison("training, equal operations", interleave(equal, rounds), "MAE", "GFLOP/CPU s", amount=amount),
     ]
 
 
@@ -136,8 +111,8 @@ def embedding(config: NoTSConfig, series: Tensor, rounds: int, *, peers: bool) -
         arrays = series.double().numpy()
         rocket = MiniRocket(random_state=0).fit(arrays)
         calls["MiniRocket"] = lambda: rocket.transform(arrays)
-    seconds = measure(calls, rounds)
-    return [rate_row(work, seconds, name, len(series), unit) for name in seconds if name != "ours"]
+    seconds = interleave(calls, rounds)
+    return [comparison(work, seconds, name, unit, amount=len(series)) for name in seconds if name != "ours"]
 
 
 def degradation(shape: tuple[int, int, int], rounds: int, seed: int) -> list[Row]:
@@ -155,10 +130,10 @@ def degradation(shape: tuple[int, int, int], rounds: int, seed: int) -> list[Row
         "scipy convolution": lambda: ndimage.convolve1d(x, kernel, axis=-1),
         "scipy running mean": lambda: ndimage.uniform_filter1d(x, WIDTH + 1, axis=-1),
     }
-    seconds, amount = measure(calls, rounds), x.size / 1e6
-    work = f"degradation of {' x '.join(map(str, shape))}, box {WIDTH}"
-    rows = [rate_row(work, seconds, name, amount, "M samples/CPU s") for name in seconds if name != "ours"]
-    return [{**row, "aim": AIM if row["peer_name"] == "scipy convolution" else None} for row in rows]
+    seconds, amount = interleave(calls, rounds), x.size / 1e6
+    work, unit = f"degradation of {' x '.join(map(str, shape))}, box {WIDTH}", "M samples/CPU s"
+    aims = {"scipy convolution": AIM, "scipy running mean": None}
+    return [comparison(work, seconds, name, unit, amount=amount, aim=aim) for name, aim in aims.items()]
 
 
 def memory(seed: int) -> list[Row]:
@@ -166,10 +141,8 @@ def memory(seed: int) -> list[Row]:
     rows = []
     for length in (128, 256, 512):
         config = replace(PRESETS["laptop"], length=length, schedules=())
-        ours, other = (kept_bytes(config, name, seed) / 1e6 for name in ("nots", "mae"))
-        ratio = ours / other
-        row: Row = {"work": f"memory of a training step, {length} samples", "ours": ours, "peer_name": "MAE"}
-        rows.append({**row, "peer": other, "ratio": ratio, "spread": [ratio, ratio], "unit": "MB", "aim": None})
+        kept = {"ours": kept_bytes(config, "nots", seed) / 1e6, "MAE": kept_bytes(config, "mae", seed) / 1e6}
+        rows.append(comparison(f"memory of a training step, {length} samples", kept, "MAE", "MB"))
     return rows
 
 

@@ -13,16 +13,16 @@ mixed in the stem beside one token for each channel.
 from __future__ import annotations
 
 import hashlib
-import random
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 from torch import Tensor
 
@@ -53,7 +53,6 @@ PSG = (
     "SaO2",
     "ECG",
 )
-Calls = Mapping[str, Callable[[], object]]
 Row = dict[str, Any]
 
 
@@ -66,8 +65,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[Row]:
         seed: Of signals and weights.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, threads, input_hash`; `ratio` is ours over
-        the peer's in the row's unit.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, aim, threads, input_hash`; `ratio` over 1: ours
+        is better.
 
     Raises:
         RuntimeError: Outputs that should be equal are not.
@@ -93,36 +92,6 @@ def make_batch(config: PhysioMAEConfig, num: int, seed: int) -> MultimodalBatch:
         for m in config.modalities
     }
     return MultimodalBatch.from_arrays(config, arrays)
-
-
-def measure(calls: Calls, rounds: int) -> dict[str, np.ndarray]:
-    """Return CPU seconds of each function, one for each round, after a call that is not counted."""
-    order, shuffle = list(calls), random.Random(0).shuffle
-    found: dict[str, list[float]] = {name: [] for name in order}
-    for turn in range(rounds + 1):
-        shuffle(order)
-        for name in order:
-            start = time.process_time()
-            calls[name]()
-            if turn:
-                found[name].append(time.process_time() - start)
-    return {name: np.array(values) for name, values in found.items()}
-
-
-def rate_row(work: str, seconds: Mapping[str, np.ndarray], peer: str, amount: float, unit: str) -> Row:
-    """Return a row of rates: `amount` of `unit` over the seconds of a round."""
-    ours, other = amount / seconds["ours"], amount / seconds[peer]
-    ratios = ours / other
-    return {
-        "work": work,
-        "ours": float(np.median(ours)),
-        "peer_name": peer,
-        "peer": float(np.median(other)),
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-        "unit": unit,
-        "aim": None,
-    }
 
 
 def encode_with_mask(model: PhysioMAE, batch: MultimodalBatch, visible: Tensor) -> Encoded:
@@ -155,7 +124,8 @@ def training(config: PhysioMAEConfig, batch: MultimodalBatch, rounds: int) -> Ro
 
     masked = "padding-mask form"
     calls = {"ours": step(model.encode), masked: step(lambda *parts: encode_with_mask(model, *parts))}
-    return rate_row("training, 6 modalities, 3/4 masked", measure(calls, rounds), masked, len(batch), "windows/CPU s")
+    work, seconds = "training, 6 modalities, 3/4 masked", interleave(calls, rounds)
+    return comparison(work, seconds, masked, "windows/CPU s", amount=len(batch))
 
 
 def _check_equal(model: PhysioMAE, batch: MultimodalBatch, visible: Tensor) -> None:
@@ -183,8 +153,8 @@ def embedding(config: PhysioMAEConfig, batch: MultimodalBatch, rounds: int) -> R
         with torch.inference_mode():
             model.modality_means(encode_with_mask(model, batch, visible & available))
 
-    seconds = measure({"ours": ours, masked: other}, rounds)
-    return rate_row("embedding, 3 of 6 modalities", seconds, masked, len(batch), "windows/CPU s")
+    seconds = interleave({"ours": ours, masked: other}, rounds)
+    return comparison("embedding, 3 of 6 modalities", seconds, masked, "windows/CPU s", amount=len(batch))
 
 
 def against_biot(rounds: int, num: int, seed: int) -> Row:
@@ -198,8 +168,9 @@ def against_biot(rounds: int, num: int, seed: int) -> Row:
         with torch.inference_mode():
             model.embed(batch)
 
-    seconds = {"ours": measure({"ours": ours}, rounds)["ours"], "braindecode BIOT": np.array(found["seconds"])}
-    return rate_row("embedding, 6 channels of EEG, 30 s", seconds, "braindecode BIOT", num, "windows/CPU s")
+    seconds = {**interleave({"ours": ours}, rounds), "braindecode BIOT": np.array(found["seconds"])}
+    work = "embedding, 6 channels of EEG, 30 s"
+    return comparison(work, seconds, "braindecode BIOT", "windows/CPU s", amount=num)
 
 
 def memory(seed: int) -> list[Row]:
@@ -208,10 +179,9 @@ def memory(seed: int) -> list[Row]:
     for count in (1, 6, 13):
         mixed = PhysioMAEConfig((ModalityConfig("psg", PSG[:count], 100),), 30.0, 1.0, 64, 2, 4, 32, 1)
         each = tuple(ModalityConfig(f"c{i}", (name,), 100) for i, name in enumerate(PSG[:count]))
-        ours, other = (kept_bytes(config, seed) / 1e6 for config in (mixed, replace(mixed, modalities=each)))
-        row = {"work": f"memory of a training step, {count} channels", "ours": ours, "peer_name": "a token a channel"}
-        ratio = ours / other
-        rows.append(row | {"peer": other, "ratio": ratio, "spread": [ratio, ratio], "unit": "MB", "aim": None})
+        configs = {"ours": mixed, "a token a channel": replace(mixed, modalities=each)}
+        kept = {name: kept_bytes(config, seed) / 1e6 for name, config in configs.items()}
+        rows.append(comparison(f"memory of a training step, {count} channels", kept, "a token a channel", "MB"))
     return rows
 
 
@@ -252,20 +222,10 @@ def reading(folder: Path, hours: float, rounds: int, seed: int) -> list[Row]:
     ours = {path: np.stack([s.samples for s in read_recording(path).signals]) for path in (edf, wfdb)}
     _check_samples(ours[edf], read_mne() * 1e6)
     _check_samples(ours[wfdb], read_peer().T)
-    amount = len(PSG) * hours
-    rows = [
-        rate_row(
-            "reading EDF", measure({"ours": lambda: read_recording(edf), "mne": read_mne}, rounds), "mne", amount, ""
-        ),
-        rate_row(
-            "reading WFDB",
-            measure({"ours": lambda: read_recording(wfdb), "wfdb": read_peer}, rounds),
-            "wfdb",
-            amount,
-            "",
-        ),
-    ]
-    return [{**row, "unit": "channel hours/CPU s", "aim": READING_AIM} for row in rows]
+    of_edf = interleave({"ours": lambda: read_recording(edf), "mne": read_mne}, rounds)
+    of_wfdb = interleave({"ours": lambda: read_recording(wfdb), "wfdb": read_peer}, rounds)
+    row = partial(comparison, unit="channel hours/CPU s", amount=len(PSG) * hours, aim=READING_AIM)
+    return [row("reading EDF", of_edf, "mne"), row("reading WFDB", of_wfdb, "wfdb")]
 
 
 def _check_samples(ours: np.ndarray, peer: np.ndarray) -> None:

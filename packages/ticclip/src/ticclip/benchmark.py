@@ -3,7 +3,7 @@
     ticclip benchmark --budget laptop        (two cores, about two minutes)
 
 Both train the same ViT from the same weights on the same icons, float32, AdamW, whole batches; embeddings are checked
-to agree first. Rounds run each once, in random order; a row gives medians, the ratio (over 1: ours is faster) and its
+to agree first. Rounds run each once, in random order; a row gives medians, the ratio (over 1: ours is better) and its
 spread (smallest and largest round). Reading, resuming and sampling are timed beside what they should cost no more than.
 """
 
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from flax import nnx
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
@@ -65,7 +66,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         seed: Of weights and order.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; `ratio` over 1: ours
+        is better.
 
     Raises:
         RuntimeError: The peer's embeddings differ from ours on equal weights.
@@ -80,7 +82,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         bar.update(1)
         rows += [_reading(index, plan, seed), _resuming(index, plan, seed), _sampling(plan, seed)]
         bar.update(1)
-    return rows
+    return [{"paper": "ticclip", "threads": os.cpu_count(), "input_hash": "", **row} for row in rows]
 
 
 def _training(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
@@ -97,11 +99,11 @@ def _training(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
         state[0], metrics = trainer.step(state[0], placed, 1e-4)
         jax.block_until_ready(metrics["loss"])
 
-    seconds = interleave({"ours": ours, "peer": peer.step}, plan.rounds, seed)
-    rates = {name: [plan.batch_size / value for value in values] for name, values in seconds.items()}
+    name, aim = f"open_clip, torch ({device})", AIM_GPU if device == "cuda" else AIM_CPU
+    seconds = interleave({"ours": ours, name: peer.step}, plan.rounds, clock=time.perf_counter)
     work = f"training {plan.model}, batch {plan.batch_size}, float32"
-    aim = AIM_GPU if device == "cuda" else AIM_CPU
-    return _row(work, f"open_clip, torch ({device})", rates, "samples/s", aim, _hash(batch["image"]))
+    row = comparison(work, seconds, name, "samples/s", amount=plan.batch_size, aim=aim)
+    return {**row, "input_hash": _hash(batch["image"])}
 
 
 @dataclass(frozen=True)
@@ -184,19 +186,6 @@ def check_agreement(trainer: Trainer, params: Any, model: Any, batch: Mapping[st
         raise RuntimeError(f"open_clip's embeddings differ from ours by {distance:.1e} (relative l2).")
 
 
-def interleave(calls: Mapping[str, Function], rounds: int, seed: int) -> dict[str, list[float]]:
-    """Return seconds of each call in each round, after one unmeasured round; order is random."""
-    generator = np.random.default_rng(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
-        for name in generator.permutation(list(calls)).tolist():
-            start = time.perf_counter()
-            calls[name]()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def _reading(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
     """Batches through grain, nothing kept in memory, against decoding the same pictures in a loop."""
     config = PRESETS[plan.model]
@@ -213,9 +202,9 @@ def _reading(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
         for row in rows:
             decode(index.image(int(row)), size)
 
-    seconds = interleave({"ours": ours, "peer": peer}, plan.rounds, seed)
-    rates = {name: [len(rows) / value for value in values] for name, values in seconds.items()}
-    return _row("reading with words, order and read-ahead", "bare decoding in a loop", rates, "samples/s", None, "")
+    name = "bare decoding in a loop"
+    seconds = interleave({"ours": ours, name: peer}, plan.rounds, clock=time.perf_counter)
+    return comparison("reading with words, order and read-ahead", seconds, name, "samples/s", amount=len(rows))
 
 
 def _resuming(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
@@ -227,47 +216,24 @@ def _resuming(index: TimeIndex, plan: Plan, seed: int) -> dict[str, Any]:
         reader.set_state({"next_index": place})
         next(reader)
 
-    seconds = interleave({"ours": lambda: first(900_000), "peer": lambda: first(0)}, plan.rounds, seed)
-    return _speed_row("first batch after resuming at batch 900,000", "at batch 0", seconds)
+    peer = "at batch 0"
+    seconds = interleave({"ours": lambda: first(900_000), peer: lambda: first(0)}, plan.rounds, clock=time.perf_counter)
+    return comparison("first batch after resuming at batch 900,000", seconds, peer, "times/s", amount=1)
 
 
 def _sampling(plan: Plan, seed: int) -> dict[str, Any]:
     """Drawing a batch from a pool of many past steps, against a pool as large of few steps."""
-    rows = np.arange(POOL)
+    rows, peer = np.arange(POOL), f"from {STEPS_FEW} past steps"
     pools = {
         name: Mixture(tuple(np.array_split(rows, count)), seed=seed)
-        for name, count in (("ours", STEPS_MANY), ("peer", STEPS_FEW))
+        for name, count in (("ours", STEPS_MANY), (peer, STEPS_FEW))
     }
     calls = {
         name: (lambda pool=pool: [pool.rows(np.arange(n * 4096, (n + 1) * 4096)) for n in range(20)])
         for name, pool in pools.items()
     }
-    seconds = interleave(calls, plan.rounds, seed)
-    return _speed_row(f"drawing from {STEPS_MANY} past steps", f"from {STEPS_FEW} past steps", seconds)
-
-
-def _speed_row(work: str, peer_name: str, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
-    rates = {name: [1 / value for value in values] for name, values in seconds.items()}
-    return _row(work, peer_name, rates, "times/s", None, "")
-
-
-def _row(
-    work: str, peer_name: str, rates: Mapping[str, list[float]], unit: str, aim: float | None, digest: str
-) -> dict[str, Any]:
-    ratios = np.array(rates["ours"]) / np.array(rates["peer"])
-    return {
-        "paper": "ticclip",
-        "work": work,
-        "ours": float(np.median(rates["ours"])),
-        "peer_name": peer_name,
-        "peer": float(np.median(rates["peer"])),
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-        "unit": unit,
-        "threads": os.cpu_count(),
-        "aim": aim,
-        "input_hash": digest,
-    }
+    seconds = interleave(calls, plan.rounds, clock=time.perf_counter)
+    return comparison(f"drawing from {STEPS_MANY} past steps", seconds, peer, "times/s", amount=1)
 
 
 def _hash(pixels: np.ndarray) -> str:

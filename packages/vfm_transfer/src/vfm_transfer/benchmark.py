@@ -16,16 +16,16 @@ faiss's neighbours.
 from __future__ import annotations
 
 import hashlib
-import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from tenfold_shared.benchmarks import comparison, interleave
 from tenfold_shared.commands import require_extra
 from tenfold_shared.progress import progress
 
@@ -42,7 +42,7 @@ Budget = Literal["smoke", "laptop", "full"]
 DIST = "vfm-transfer"
 DIM, NEIGHBOURS, SPREAD = 384, 100, 0.5
 CACHE_AIM, LOSS_AIM, EXACT_AIM, APPROXIMATE_AIM = 5.0, 1.0, 1.0, 10.0
-Calls = Mapping[str, Callable[[], object]]
+UNIT = "CPU seconds"
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
         seed: Of images and vectors.
 
     Returns:
-        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; a ratio is the peer's
-        time over ours.
+        Rows `paper, work, ours, peer_name, peer, ratio, spread, unit, threads, aim, input_hash`; `ratio` over 1: ours
+        is better.
 
     Raises:
         RuntimeError: A check of the outputs fails.
@@ -89,35 +89,7 @@ def benchmark(out: Path, *, budget: Budget, seed: int) -> list[dict[str, Any]]:
             rows = [row for part in progress(parts, description="benchmark", unit="parts") for row in part()]
     finally:
         torch.set_num_threads(before)
-    return [{"paper": "vfm_transfer", "threads": 1, "unit": "CPU seconds", **row} for row in rows]
-
-
-def measure(calls: Calls, rounds: int) -> dict[str, np.ndarray]:
-    """Return CPU seconds of each function, one per round, after a call that is not counted."""
-    order, shuffle = list(calls), random.Random(0).shuffle
-    found: dict[str, list[float]] = {name: [] for name in order}
-    for turn in range(rounds + 1):
-        shuffle(order)
-        for name in order:
-            start = time.process_time()
-            calls[name]()
-            if turn:
-                found[name].append(time.process_time() - start)
-    return {name: np.array(values) for name, values in found.items()}
-
-
-def _row(work: str, seconds: Mapping[str, np.ndarray], peer: str, aim: float | None, digest: str) -> dict[str, Any]:
-    ratios = seconds[peer] / np.maximum(seconds["ours"], 1e-9)
-    return {
-        "work": work,
-        "ours": float(np.median(seconds["ours"])),
-        "peer_name": peer,
-        "peer": float(np.median(seconds[peer])),
-        "ratio": float(np.median(ratios)),
-        "spread": [float(ratios.min()), float(ratios.max())],
-        "aim": aim,
-        "input_hash": digest,
-    }
+    return [{"paper": "vfm_transfer", "threads": 1, **row} for row in rows]
 
 
 def _digest(array: np.ndarray) -> str:
@@ -141,13 +113,14 @@ def _teaching(folder: Path, size: Size, seed: int) -> list[dict[str, Any]]:
     def train(targets: Any) -> Callable[[], object]:
         return lambda: [_step(student, optimiser, images, schedule, targets) for _ in range(size.steps)]
 
-    seconds = measure({"ours": train(kept), "live teacher": train(live)}, size.rounds)
-    work, digest = f"{size.steps} steps of 64 on kept outputs", _digest(pixels)
-    filled = {"ours": np.array([filling]), "one live epoch": np.median(seconds["live teacher"])[None] * 4 / size.steps}
-    return [
-        _row(work, seconds, "live teacher", CACHE_AIM, digest),
-        _row("keeping the outputs of 256 images, first two steps included", filled, "one live epoch", None, digest),
-    ]
+    seconds = interleave({"ours": train(kept), "live teacher": train(live)}, size.rounds)
+    filled = {"ours": filling, "one live epoch": float(np.median(seconds["live teacher"])) * 4 / size.steps}
+    keeping = "keeping the outputs of 256 images, first two steps included"
+    rows = (
+        comparison(f"{size.steps} steps of 64 on kept outputs", seconds, "live teacher", UNIT, aim=CACHE_AIM),
+        comparison(keeping, filled, "one live epoch", UNIT),
+    )
+    return [{**row, "input_hash": _digest(pixels)} for row in rows]
 
 
 def _step(student: Any, optimiser: Any, images: ArrayImages, schedule: Schedule, targets: Any) -> float:
@@ -184,9 +157,10 @@ def _beside_timm(size: Size, seed: int) -> list[dict[str, Any]]:
     def repeat(loss_of: Callable[[], torch.Tensor]) -> Callable[[], object]:
         return lambda: [_update(optimiser, loss_of()) for _ in range(size.steps)]
 
-    seconds = measure({"ours": repeat(ours), "timm LogitDistillationTask": repeat(theirs)}, size.rounds)
+    seconds = interleave({"ours": repeat(ours), "timm LogitDistillationTask": repeat(theirs)}, size.rounds)
     work = f"{size.steps} steps of 64, teacher at every step"
-    return [_row(work, seconds, "timm LogitDistillationTask", LOSS_AIM, _digest(pixels.numpy()))]
+    row = comparison(work, seconds, "timm LogitDistillationTask", UNIT, aim=LOSS_AIM)
+    return [{**row, "input_hash": _digest(pixels.numpy())}]
 
 
 def _update(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> float:
@@ -235,16 +209,15 @@ def _search(size: Size, seed: int) -> list[dict[str, Any]]:
         "lists": lambda: lists.search(queries, NEIGHBOURS),
         peer: lambda: flat.search(queries, NEIGHBOURS),
     }
-    seconds = measure(calls, size.rounds)
-    digest = _digest(vectors)
-
-    def row(work: str, name: str, aim: float | None) -> dict[str, Any]:
-        return _row(work, {"ours": seconds[name], peer: seconds[peer]}, peer, aim, digest)
-
+    seconds = interleave(calls, size.rounds)
     what = f"{size.queries} queries, {NEIGHBOURS} nearest of {size.gallery:,} x {DIM}"
-    built = {"ours": np.array([building]), peer: np.median(seconds[peer])[None]}
+    works: dict[str, tuple[np.ndarray | float, float | None]] = {
+        f"exact search: {what}": (seconds["exact"], EXACT_AIM),
+        f"faiss lists, recall {recall:.3f}: {what}": (seconds["lists"], APPROXIMATE_AIM),
+        "building and tuning the lists": (building, None),
+    }
+    digest = _digest(vectors)
     return [
-        row(f"exact search: {what}", "exact", EXACT_AIM),
-        row(f"faiss lists, recall {recall:.3f}: {what}", "lists", APPROXIMATE_AIM),
-        _row("building and tuning the lists", built, peer, None, digest),
+        {**comparison(work, {"ours": ours, peer: seconds[peer]}, peer, UNIT, aim=aim), "input_hash": digest}
+        for work, (ours, aim) in works.items()
     ]
