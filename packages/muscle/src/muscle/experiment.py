@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tenfold_shared.files import atomic_write, write_json
+from tenfold_shared.progress import progress
 
 from muscle.collect import OF_NEW, OTHER, REGIMES, RunFolder, arm_name, run_name, scores_of
 from muscle.corpus import KINDS, load_tokenizer, read_text
@@ -363,7 +364,7 @@ _POOLS: dict[int, ProcessPoolExecutor] = {}
 def _map(function: Callable[[Any], None], jobs: Sequence[Any], setting: Setting) -> None:
     """Call a function for every job, in processes that stay (each holds its models) where there are several."""
     if setting.workers == 1 or not jobs:
-        for job in jobs:
+        for job in progress(jobs, description="experiment", unit="jobs"):
             function(job)
         return
     if setting.workers not in _POOLS:
@@ -372,8 +373,7 @@ def _map(function: Callable[[Any], None], jobs: Sequence[Any], setting: Setting)
         )
     futures = [_POOLS[setting.workers].submit(function, job) for job in jobs]
     try:
-        wait(futures)
-        for future in futures:
+        for future in progress(as_completed(futures), total=len(jobs), description="experiment", unit="jobs"):
             future.result()
     except (BrokenProcessPool, KeyboardInterrupt):
         close_workers()
