@@ -266,11 +266,15 @@ def test_answers_keep_their_flips_when_packed():
     assert list(again) == ["kind-task-b"] and (again["kind-task-b"]["answers"] == codes).all()
 
 
-def test_the_power_check_is_a_claim():
+def test_the_power_check_of_each_task_is_a_claim():
     power = [claim for text, claim in judge(found()).items() if text.startswith("Power check")]
-    assert [claim.verdict for claim in power] == ["shown", "shown"]
-    weak = judge(found(**{"noise floor": (0.66, 0.05)}))
-    assert [c.verdict for text, c in weak.items() if text.startswith("Power check")] == ["shown", "contradicted"]
+    assert [claim.verdict for claim in power] == ["shown"] * 6
+    figures = found()
+    figures["alike", "kind"]["noise floor"] = arm(0.66, 0.05)
+    weak = {text: c.verdict for text, c in judge(figures).items() if text.startswith("Power check: an update")}
+    assert len(weak) == 3 and {text for text, verdict in weak.items() if verdict == "contradicted"} == {
+        "Power check: an update breaks twice as much as another seed of the same base (kind)"
+    }
 
 
 def test_an_arm_with_fewer_seeds_pairs_with_the_first_and_gaps_have_rows():

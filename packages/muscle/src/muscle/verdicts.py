@@ -218,32 +218,31 @@ def _claim(pair: tuple[Any, ...], tasks: Sequence[Arms], where: str, rest: Mappi
 
 
 def _powers(found: Found, bases: Mapping[str, float], rest: Mapping[str, Any]) -> list[ClaimResult]:
-    """The power check as claims, where all tasks have their noise floor."""
+    """The power check of each task as claims, where all tasks have their noise floor."""
     tasks = {task: arms for (regime, task), arms in found.items() if regime == "alike" and "noise floor" in arms}
     if len(tasks) != 3 or set(tasks) != set(bases):
         return []
-    level, nfr, floor = (
-        100 * np.mean([arms[name].at_best(rate) for arms in tasks.values()], axis=0)
-        for name, rate in ((PLAIN, "level"), (PLAIN, "nfr"), ("noise floor", "nfr"))
+    gain, twice = (
+        "Power check: the adapters answer ten points better than their base",
+        "Power check: an update breaks twice as much as another seed of the same base",
     )
-    base = np.full(len(level), 100 * np.mean([bases[task] for task in tasks]))
-    rows = (
-        ("Power check: the adapters answer ten points better than their base", "level, %", level, base, "base", 10.0),
-        ("Power check: an update breaks twice as much as another seed of the same base", "NFR, %", nfr,
-         POWER_FACTOR * floor, "twice the noise floor", 0.0),
-    )  # fmt: skip
+    rows = []
+    for task, arms in tasks.items():
+        level, nfr, floor = arms[PLAIN].at_best("level"), arms[PLAIN].at_best(), arms["noise floor"].at_best()
+        rows.append((gain, f"level, %, {task}", level, np.full(len(level), bases[task]), "base", 10.0))
+        rows.append((twice, f"NFR, %, {task}", nfr, POWER_FACTOR * floor, "twice the noise floor", 0.0))
     return [
         ClaimResult.compare(
-            claim=text,
-            primary_metric=f"{metric}, mean over three tasks",
+            claim=f"{text} ({metric.rsplit(', ', 1)[1]})",
+            primary_metric=metric,
             paper_value=None,
-            ours=ours.tolist(),
-            control=control.tolist(),
+            ours=(100 * ours).tolist(),
+            control=(100 * control).tolist(),
             control_name=name,
             minimum_effect=effect,
             **rest,
         )
-        for text, metric, ours, control, name, effect in rows
+        for text, metric, ours, control, name, effect in sorted(rows, key=lambda row: row[0] == twice)
     ]
 
 
