@@ -9,12 +9,12 @@ from tenfold_tools import overview, tables
 FIGURE = PaperValue(2.0, "2x | less", "abstract", "A")
 
 
-def claim(name, *, figure=None, tried=True):
+def claim(name, *, figure=None, tried=True, seeds=3):
     facts = {"paper": "alpha", "claim": name, "primary_metric": "ratio", "paper_value": figure}
     if not tried:
         return ClaimResult.not_attempted(reason="no data here.", **facts)
     return ClaimResult.compare(
-        ours=[1.0, 1.2, 1.4], control=[1.0, 1.0, 1.0], control_name="peer", minimum_effect=0.1, budget="full",
+        ours=[1.0, 1.2, 1.4, 1.2, 1.2][:seeds], control=[1.0] * seeds, control_name="peer", minimum_effect=0.1, budget="full",
         evidence="real", data="x", seconds=1.0, **facts,
     )  # fmt: skip
 
@@ -26,11 +26,12 @@ def claim(name, *, figure=None, tried=True):
             [claim("a", tried=False, figure=FIGURE), claim("b"), claim("c", figure=FIGURE), claim("d", figure=FIGURE)],
             "c",
         ),
+        ([claim("a", figure=FIGURE), claim("b", seeds=5), claim("c", figure=FIGURE, seeds=5)], "c"),
         ([claim("a", tried=False, figure=FIGURE), claim("Power check: b"), claim("c")], "c"),
         ([claim("a", tried=False), claim("b", tried=False)], "a"),
     ],
 )
-def test_the_first_that_was_tried_and_has_a_figure_stands_for_the_paper(claims, chosen):
+def test_the_first_with_a_figure_that_was_tried_with_five_seeds_stands_for_the_paper(claims, chosen):
     assert overview.headline(claims).claim == chosen
 
 

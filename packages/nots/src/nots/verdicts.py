@@ -79,9 +79,8 @@ def judge(runs: Sequence[Run], out: Path, *, budget: Budget, seconds: float) -> 
 def claims_of(runs: Sequence[Run], rest: Mapping[str, Any]) -> list[ClaimResult]:
     """Return the claims of runs; `rest` has budget, seconds and figures."""
     arms = arrange(runs)
-    claims = [claim for pair in pairs(arms) for claim in compare(pair, arms, rest)]
-    claims += [*gain_claims(arms, rest), *derivative_claims(runs, rest)]
-    return [*claims, *real_verdicts.judge(runs, rest), *not_attempted()]
+    claims = [*gain_claims(arms, rest), *(claim for pair in pairs(arms) for claim in compare(pair, arms, rest))]
+    return [*claims, *derivative_claims(runs, rest), *real_verdicts.judge(runs, rest), *not_attempted()]
 
 
 def pairs(arms: Arms) -> list[Pair]:
