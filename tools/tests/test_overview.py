@@ -14,8 +14,8 @@ def claim(name, *, figure=None, tried=True, seeds=3):
     if not tried:
         return ClaimResult.not_attempted(reason="no data here.", **facts)
     return ClaimResult.compare(
-        ours=[1.0, 1.2, 1.4, 1.2, 1.2][:seeds], control=[1.0] * seeds, control_name="peer", minimum_effect=0.1, budget="full",
-        evidence="real", data="x", seconds=1.0, **facts,
+        ours=[1.0, 1.2, 1.4, 1.2, 1.2][:seeds], control=[1.0] * seeds, control_name="peer", minimum_effect=0.1,
+        budget="full", evidence="real", data="x", seconds=1.0, **facts,
     )  # fmt: skip
 
 
