@@ -1,9 +1,12 @@
 """The benchmark's checks, and all of it at its smallest."""
 
+import subprocess
+
 import pytest
 import torch
-from physiomae import benchmark
+from physiomae import benchmark, peers
 from physiomae.config import PRESETS
+from tenfold_shared.commands import InputError
 
 
 def test_the_padding_mask_form_gives_the_same_states(config):
@@ -35,3 +38,17 @@ def test_smoke(tmp_path):
     assert all(row["ratio"] > 0 for row in rows)
     assert not list(tmp_path.iterdir()), "temporary files are gone"
     assert PRESETS["sleep_small"].num_patches == 30
+
+
+def test_without_uv_the_peer_says_what_is_needed(monkeypatch):
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="needs uv; run: pip install uv"):
+        peers.embed_with_biot("2.0.0", 1, 1, 30)
+
+
+def test_a_peer_that_fails_says_why_in_one_line(monkeypatch):
+    monkeypatch.setattr(peers.shutil, "which", lambda name: "uv")
+    failed = subprocess.CompletedProcess([], 1, stdout="", stderr="first\nno such wheel\n")
+    monkeypatch.setattr(peers.subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(InputError, match=r"could not be run \(no such wheel\)"):
+        peers.embed_with_biot("2.0.0", 1, 1, 30)

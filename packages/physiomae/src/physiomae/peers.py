@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -26,8 +27,12 @@ def embed_with_biot(torch_version: str, rounds: int, batch: int, seconds: int) -
         seconds: Length of a window.
 
     Raises:
-        RuntimeError: The environment cannot be made, or the run failed.
+        InputError: uv is missing, the environment cannot be made, or the run failed.
     """
+    from tenfold_shared.commands import InputError  # here: the child, which runs this file too, does not have it
+
+    if shutil.which("uv") is None:
+        raise InputError(f"{PEER} runs in a child environment, which needs uv; run: pip install uv")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     packages = ["--with", PEER, "--with", f"torch=={torch_version.split('+')[0]}"]
     command = ["uv", "run", "--quiet", "--isolated", "--no-project", "--python", python, *packages]
@@ -35,7 +40,8 @@ def embed_with_biot(torch_version: str, rounds: int, batch: int, seconds: int) -
     command += ["python", "-P", str(Path(__file__)), str(rounds), str(batch), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{PEER} could not be run: {done.stderr.strip().splitlines()[-1:]}")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"{PEER} could not be run ({last}).")
     return json.loads(done.stdout.splitlines()[-1])
 
 
