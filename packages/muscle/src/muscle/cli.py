@@ -78,7 +78,7 @@ class Reproduce(Output):
     out: Path = Path("muscle-report")
     """Folder for claims.json and the plots; finished runs in it are not made again."""
     budget: Budget = "laptop"
-    """smoke (under 30 s), laptop (under 150 s), full (a GPU, five minutes; needs the text, see muscle.corpus)."""
+    """smoke (under 30 s), laptop (under 150 s), full (two cores, an hour; needs the text, see muscle.corpus)."""
     seed: int = 0
     """Seed of adapters and order."""
 
