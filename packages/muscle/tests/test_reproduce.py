@@ -331,6 +331,8 @@ def test_what_is_kept_gives_the_same_figures_and_trains_again(smoke, tmp_path, m
     (tmp_path / "again").mkdir()
     rows = reproduce.laptop(tmp_path / "kept", tmp_path / "again", 0)
     assert len(rows) == 3 and all(row.claim.endswith("(kind)") for row in rows)
+    drawn = (tmp_path / "again/flips.svg").read_text()
+    assert all(name in drawn for name in collect.ARM_NAMES), "the report shows all recorded arms"
     for arm in ("MUSCLE-b-a", "CE_continued-b"):
         old, new = (collect.RunFolder(folder / "runs")[f"kind-{arm}"] for folder in (out, tmp_path / "again"))
         assert np.allclose(old["losses"], new["losses"], atol=1e-3)

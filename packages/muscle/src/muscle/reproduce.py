@@ -28,9 +28,9 @@ twice the noise floor. Claims say which tasks fail it.
 Primary metric: by how many percent the NFR is below plain v2's, paired by seed, mean over three tasks. Strongest
 control: cross-entropy continued, at equal level: its NFR where its level, over its epochs, is the arm's. Minimum
 effect: 10 % of plain v2's negative flips; one point of level; one point of NFR over errors.
-Answers to every test of every run are kept (`results/predictions.npz`). Laptop computes the recorded figures from them
-again and trains MUSCLE on one task with one seed from the kept bases and adapters. Smoke trains every arm at its
-smallest.
+Answers to every test of every run are kept (`results/predictions.npz`). Laptop computes and draws the recorded figures
+from them again and trains MUSCLE on one task with one seed from the kept bases and adapters. Smoke trains every arm at
+its smallest.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def draw(out: Path, found: Found) -> None:
 
 
 def laptop(kept: Path, out: Path, seed: int) -> list[ClaimResult]:
-    """Compute the recorded figures again from the kept answers, and train one task's arms anew with one seed.
+    """Compute and draw the recorded figures again from the kept answers, and train one arm anew with one seed.
 
     Args:
         kept: Folder of `keep_results`.
@@ -165,11 +165,12 @@ def laptop(kept: Path, out: Path, seed: int) -> list[ClaimResult]:
         raise FileNotFoundError(f"no kept run in {kept}; make one with `muscle reproduce --budget full`.")
     with np.load(kept / "predictions.npz", allow_pickle=False) as arrays:
         runs = unpack_runs(arrays)
+    golds = _golds(FULL)
+    whole = collect(runs, golds, len(SEEDS))
     if recorded is not None:
-        golds = _golds(FULL)
-        check_recorded(collect(runs, golds, len(SEEDS)), base_levels(runs, golds), recorded)
+        check_recorded(whole, base_levels(runs, golds), recorded)
+    draw(out, whole)
     found = retrain(kept, runs, out, seed)
-    draw(out, found)
     return judge(found, {}, budget="laptop", seconds=time.perf_counter() - start, data=DATA)
 
 
