@@ -47,7 +47,7 @@ def wheelhouse(tmp_path_factory):
 def test_a_wheel_works_alone(row, wheelhouse, tmp_path):
     project = release.read_project(ROOT, row.dist)
     requirement = f"{project.dist}=={project.version}"
-    python = wheels.install_alone(requirement, wheelhouse, tmp_path, ROOT / "tools/versions.txt")
+    python = wheels.install_alone([requirement], wheelhouse, tmp_path, ROOT / "tools/versions.txt")
     cut_off(python)
     wheels.use_alone(python, project.dist, project.module)
     wheels.run_quietly([str(python), "-I", "-c", row.alone], tmp_path)
@@ -63,7 +63,7 @@ def test_a_wheel_works_alone(row, wheelhouse, tmp_path):
 def test_the_shared_wheel_works_alone(wheelhouse, tmp_path):
     project = release.read_project(ROOT, "tenfold-shared")
     requirement = f"{project.dist}=={project.version}"
-    python = wheels.install_alone(requirement, wheelhouse, tmp_path, ROOT / "tools/versions.txt")
+    python = wheels.install_alone([requirement], wheelhouse, tmp_path, ROOT / "tools/versions.txt")
     wheels.use_alone(python, project.dist, project.module)
     listed = wheels.run_quietly(["uv", "pip", "list", "--python", str(python), "--format", "freeze"], tmp_path)
     assert {line.split("==")[0] for line in listed.splitlines()} == {"numpy", "tenfold-shared", "tqdm"}

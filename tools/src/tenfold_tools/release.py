@@ -2,6 +2,7 @@
 
     tenfold release plan mobileclip-torch                  may this version be released?
     tenfold release check mobileclip-torch                 every local step of its pipeline
+    tenfold release test mobileclip-torch                  its own tests from its sdist, against its wheel
     tenfold release bump mobileclip-torch --version minor  next version, new heading in the changelog
 
 Standard library only, so that the pipelines can run it before anything is installed:
@@ -12,6 +13,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from dataclasses import dataclass, fields
@@ -37,7 +39,7 @@ PUBLISHABLE = (
     "vfm-transfer",
 )
 
-Action = Literal["plan", "build", "smoke", "check", "notes", "bump"]
+Action = Literal["plan", "build", "smoke", "check", "test", "notes", "bump"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class ReleaseConfig:
     """Plan, check or prepare the release of one distribution.
 
     Attributes:
-        action: `plan` says whether it may be released; `check` also builds it and tries the wheel; `bump`
-            raises its version. The pipelines also use `build`, `smoke` and `notes` (the changelog's section).
+        action: `plan` says whether it may be released; `check` also builds it and tries the wheel; `test` runs the
+            tests of its sdist in an environment of its own; `bump` raises its version. The pipelines also use
+            `build`, `smoke` and `notes` (the changelog's section).
         dist: Name of the distribution, such as mobileclip-torch.
         tag: The tag being released (`<dist>-v<version>`); `plan` compares it with the version.
         version: For `bump`: a version, or `patch`, `minor` or `major`.
@@ -262,8 +265,28 @@ def smoke(root: Path, project: Project, out: Path, *, published: bool) -> None:
             build(root, read_project(root, dist), out)
     constraints = None if published else root / "tools" / "versions.txt"
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
-        python = wheels.install_alone(f"{project.dist}=={project.version}", out, Path(folder), constraints)
+        python = wheels.install_alone([f"{project.dist}=={project.version}"], out, Path(folder), constraints)
         wheels.use_alone(python, project.dist, project.module)
+
+
+def test(root: Path, config: ReleaseConfig) -> int:
+    """Run the tests that the sdist brings, outside the checkout, with nothing installed but what it asks for."""
+    project = read_project(root, config.dist)
+    table = tomllib.loads((project.folder / "pyproject.toml").read_text())
+    extras = table["project"].get("optional-dependencies", {})
+    wanted = ["demo"] if "demo" in extras else list(extras)
+    constraints = None if config.published else root / "tools" / "versions.txt"
+    with tempfile.TemporaryDirectory(prefix="sdist-") as name:
+        folder = Path(name)
+        for dist in (project.dist, *(() if config.published else (dist for dist, _ in workspace_bounds(project)))):
+            build(root, read_project(root, dist), folder)
+        stem = f"{project.dist.replace('-', '_')}-{project.version}"
+        with tarfile.open(folder / f"{stem}.tar.gz") as archive:
+            archive.extractall(folder, filter="data")
+        requirements = [f"{project.dist}[{','.join(wanted)}]=={project.version}"]
+        requirements += [line for lines in table.get("dependency-groups", {}).values() for line in lines]
+        python = wheels.install_alone(requirements, folder, folder, constraints)
+        return subprocess.run([str(python), "-m", "pytest", "-q", "tests"], cwd=folder / stem, check=False).returncode
 
 
 def bump(root: Path, config: ReleaseConfig) -> int:
@@ -300,7 +323,7 @@ def run(config: ReleaseConfig, root: Path | None = None) -> int:
         Exit status: 0, or 1 if the plan says no.
     """
     top = root or Path(__file__).resolve().parents[3]
-    whole = {"plan": plan, "check": check, "bump": bump}
+    whole = {"plan": plan, "check": check, "test": test, "bump": bump}
     if config.action in whole:
         return whole[config.action](top, config)
     project = read_project(top, config.dist)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 
@@ -80,11 +81,11 @@ def sdist_problems(sdist: Path) -> list[str]:
     return problems
 
 
-def install_alone(requirement: str, wheelhouse: Path, folder: Path, constraints: Path | None) -> Path:
-    """Install one distribution in a new environment.
+def install_alone(requirements: Sequence[str], wheelhouse: Path, folder: Path, constraints: Path | None) -> Path:
+    """Install one distribution, and what is named beside it, in a new environment.
 
     Args:
-        requirement: What to install, as `name==version`, so that no stranger of that name is picked.
+        requirements: What to install, ours as `name==version`, so that no stranger of that name is picked.
         wheelhouse: Folder with our wheels.
         folder: Folder outside the checkout; the environment goes into `env` there.
         constraints: File with the versions of everything else; None for the newest.
@@ -97,7 +98,7 @@ def install_alone(requirement: str, wheelhouse: Path, folder: Path, constraints:
     command = ["uv", "pip", "install", "--quiet", "--python", str(python), "--find-links", str(wheelhouse)]
     if constraints is not None:
         command += ["--constraint", str(constraints)]
-    run_quietly([*command, requirement], folder)
+    run_quietly([*command, *requirements], folder)
     return python
 
 
