@@ -176,3 +176,29 @@ def test_dry_run_of_the_local_steps(dist, tmp_path, capfd):
     output = capfd.readouterr().out
     assert output.count("PASSED") >= 2
     assert "installed alone and used" in output
+
+
+@pytest.mark.parametrize(("body", "status"), [("assert True", 0), ("assert False", 1)])
+def test_the_tests_of_a_source_distribution_run_without_the_marked_ones(workspace, monkeypatch, body, status):
+    ini = '[tool.pytest.ini_options]\nmarkers = ["slow: takes long"]\n'
+    pyproject = workspace / "shared/pyproject.toml"
+    pyproject.write_text(pyproject.read_text() + ini)
+    tests = f"import pytest\n\ndef test_it():\n    {body}\n\n@pytest.mark.slow\ndef test_long():\n    assert False\n"
+    asked = []
+
+    def build(root, project, out):
+        top = out / "made/tenfold_shared-0.10.0"
+        (top / "tests").mkdir(parents=True)
+        (top / "tests/test_it.py").write_text(tests)
+        (top / "pyproject.toml").write_text(pyproject.read_text())
+        with tarfile.open(out / "tenfold_shared-0.10.0.tar.gz", "w:gz") as archive:
+            archive.add(top, "tenfold_shared-0.10.0")
+
+    def install(requirements, wheelhouse, folder, constraints):
+        asked.extend(requirements)
+        return Path(sys.executable)
+
+    monkeypatch.setattr(release, "build", build)
+    monkeypatch.setattr(wheels, "install_alone", install)
+    assert release.run(ReleaseConfig("test", "tenfold-shared"), workspace) == status
+    assert asked == ["tenfold-shared==0.10.0"]
