@@ -1,16 +1,19 @@
 """Splicing, batches, the cache and drawing: laws that hold for any weights."""
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from fastvlm import PRESETS, EncoderConfig, FastViTHD, FastVLM, FastVLMConfig
 from fastvlm.encoder import pool_tokens, prune_tokens
-from fastvlm.model import Sampling
+from fastvlm.model import Sampling, cache_keyword
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenfold_shared.commands import InputError
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.utils import ModelOutput
 
 NARROW = EncoderConfig((1, 1, 1, 1, 1), (32, 32, 32, 32, 32), image_size=128)
 
@@ -73,6 +76,45 @@ def test_the_cache_changes_nothing(model):
     answer = model.generate(ids, pixels(1), max_new_tokens=6)
     logits = model(torch.cat([ids, answer], dim=1), pixels(1))
     assert logits[0, -7:-1].argmax(-1).tolist() == answer[0].tolist()
+
+
+class OtherNames(nn.Module):
+    """A language model whose cache has the other of the two names that versions of transformers give it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+        self.theirs = cache_keyword(inner)
+
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def answer(self, given, **inputs):
+        output = self.inner(**inputs, **{self.theirs: given})
+        return output.logits, output[self.theirs]
+
+
+class CallsItCache(OtherNames):
+    def forward(self, cache=None, **inputs):
+        logits, cache = self.answer(cache, **inputs)
+        return ModelOutput(logits=logits, cache=cache)
+
+
+class CallsItPast(OtherNames):
+    def forward(self, past_key_values=None, **inputs):
+        logits, cache = self.answer(past_key_values, **inputs)
+        return ModelOutput(logits=logits, past_key_values=cache)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(CallsItCache, "cache"), (CallsItPast, "past_key_values")])
+def test_either_name_of_the_cache_gives_the_same_answer(model, kind, name):
+    ids = torch.tensor([[5, -200, 7]])
+    expected = model.generate(ids, pixels(1), max_new_tokens=5)
+    renamed = kind(model.language_model)
+    assert cache_keyword(renamed) == name
+    other = copy(model)
+    other._modules = {**model._modules, "language_model": renamed}
+    assert torch.equal(other.generate(ids, pixels(1), max_new_tokens=5), expected)
 
 
 def test_a_row_that_ended_repeats_its_end_token(model):

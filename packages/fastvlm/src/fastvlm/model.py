@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,11 +261,11 @@ class FastVLM(nn.Module):
         ends = torch.tensor(self._end_tokens(sampling), device=mask.device)
         inputs: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": count_positions(mask)}
         ended, token, cache = torch.zeros_like(mask[:, 0], dtype=torch.bool), None, None
+        name = cache_keyword(self.language_model)
         for _ in range(sampling.max_new_tokens):
-            output = self.language_model(
-                **inputs, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-            cache, new = output.past_key_values, _pick(output.logits[:, -1], sampling)
+            inputs |= {"attention_mask": mask, name: cache}
+            output = self.language_model(**inputs, use_cache=True, logits_to_keep=1)
+            cache, new = output[name], _pick(output.logits[:, -1], sampling)
             token = new if token is None else torch.where(ended, token, new)
             ended = ended | torch.isin(token, ends)
             yield token
@@ -318,6 +319,11 @@ def _pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def count_positions(mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
     """Return positions that count from the first token that is no padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def cache_keyword(language_model: nn.Module) -> str:
+    """Return what transformers' `forward` calls its key-value cache: `cache` from 5.24 on, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(language_model.forward).parameters else "past_key_values"
 
 
 def _pick(logits: Tensor, sampling: Sampling) -> Tensor:

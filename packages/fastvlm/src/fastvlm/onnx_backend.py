@@ -15,7 +15,7 @@ from tenfold_shared.commands import require_extra
 from tenfold_shared.files import write_json
 from torch import Tensor, nn
 
-from fastvlm.model import FastVLM
+from fastvlm.model import FastVLM, cache_keyword
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -99,10 +99,10 @@ class _Language(nn.Module):
         from transformers import DynamicCache
 
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
-        output = self.model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        new = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
+        name = cache_keyword(self.model)
+        inputs = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions, name: cache}
+        output = self.model(**inputs, use_cache=True)
+        new = [tensor for layer in output[name].layers for tensor in (layer.keys, layer.values)]
         return output.logits, *new
 
 
