@@ -3,6 +3,7 @@
 from copy import copy
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from fastvlm import PRESETS, EncoderConfig, FastViTHD, FastVLM, FastVLMConfig
@@ -112,6 +113,8 @@ def test_either_name_of_the_cache_gives_the_same_answer(model, kind, name):
     expected = model.generate(ids, pixels(1), max_new_tokens=5)
     renamed = kind(model.language_model)
     assert cache_keyword(renamed) == name
+    lora = peft.LoraConfig(target_modules=["q_proj"])
+    assert cache_keyword(peft.PeftModel(renamed, lora)) == name, "through peft, whose forward takes anything"
     other = copy(model)
     other._modules = {**model._modules, "language_model": renamed}
     assert torch.equal(other.generate(ids, pixels(1), max_new_tokens=5), expected)

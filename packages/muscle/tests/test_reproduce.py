@@ -10,6 +10,7 @@ import pytest
 import torch
 from muscle import collect, corpus, decoder, experiment, reproduce, tasks, trials, verdicts
 from muscle.loss import compatibility_loss
+from tenfold_shared.commands import InputError
 
 
 def test_the_optimiser_is_adam_for_each_run():
@@ -26,20 +27,32 @@ def test_the_optimiser_is_adam_for_each_run():
     assert torch.allclose(ours.flat, torch.stack([p.detach() for p in theirs]), atol=1e-6)
 
 
-def test_an_epoch_is_judged_by_the_mean_of_its_weights(kind):
-    """One step moves the weights by the first step's rate; the mean of start and that is half way."""
+def test_an_epoch_is_judged_by_the_mean_of_its_weights(kind, monkeypatch):
+    """Batches of 2 make four steps an epoch: the mean takes a half, a third, then a quarter of each new value."""
     shape = reproduce._SMOKE.shape
     model = decoder.Decoder(shape, decoder.init_weights(shape, 0))
     rows = trials.freeze(model, replace(kind.train, **{name: getattr(kind.train, name)[:8] for name in FIELDS}))
-    start = trials.start_adapters(decoder.Layout(shape, trials.RANK), [1], "cpu")
-    seen = []
-    material = trials.Material(rows, rows, lambda flat: seen.append(flat.clone()) or [[]])
-    run = trials.train_arm(model, material, trials.Plan(start, [1], [trials.WARMUP * 0.01], 1))
-    moved = (run.adapters[0] - start).abs()
-    assert torch.equal(seen[0], run.adapters[0]) and len(run.losses) == 1
-    assert moved[moved > 0].max() == pytest.approx(0.01, rel=1e-3), "one step: all of it"
-    two = trials.train_arm(model, material, trials.Plan(start, [1], [trials.WARMUP * 0.01], 2))
-    assert len(two.adapters) == 2 and torch.equal(two.adapters[0], run.adapters[0])
+    start = trials.start_adapters(decoder.Layout(shape, trials.RANK), [1, 2], "cpu")
+    seen, steps = [], []
+
+    class Watched(trials.Adam):
+        def step(self, gradient, factor):
+            super().step(gradient, factor)
+            steps.append(self.flat.detach().clone())
+            assert factor == min(1, len(steps) / trials.WARMUP)
+
+    monkeypatch.setattr(trials, "BATCH", 2)
+    monkeypatch.setattr(trials, "Adam", Watched)
+    material = trials.Material(rows, rows, lambda flat: seen.append(flat.clone()) or [[], []])
+    run = trials.train_arm(model, material, trials.Plan(start, [1, 2], [0.1, 0.2], 2))
+    assert len(steps) == 8 and len(run.losses) == len(run.adapters) == 2
+    mean = start.clone()
+    for count, (value, share) in enumerate(zip(steps, (1 / 2, 1 / 3, *[1 / 4] * 6), strict=True), start=1):
+        mean = (1 - share) * mean + share * value
+        if count in (4, 8):
+            assert torch.allclose(run.adapters[count // 4 - 1], mean, atol=1e-6)
+    assert all(torch.equal(one, other) for one, other in zip(seen, run.adapters, strict=True))
+    assert run.losses[1] == pytest.approx(trials.validation_loss(model, run.adapters[1], rows))
 
 
 FIELDS = ("prompts", "valid", "answers", "labels")
@@ -357,3 +370,11 @@ def test_the_kept_bases_are_those_of_the_run():
     for name in ("a", "b"):
         content = folder.joinpath(f"base-{name}.npz").read_bytes()
         assert hashlib.sha256(content).hexdigest() == digests[name] and len(content) < 4_000_000
+
+
+@pytest.mark.parametrize(("name", "text"), [("MUSCLE_WORKERS", "two"), ("MUSCLE_WORKERS", "0"), ("MUSCLE_SECONDS", "")])
+def test_a_number_in_the_environment_that_is_none_is_named(tmp_path, monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    monkeypatch.setenv("TENFOLD_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=rf"{name} \(={text}\) must be a number from 1 up"):
+        reproduce.reproduce(tmp_path, budget="full", seed=0)

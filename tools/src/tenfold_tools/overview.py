@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tenfold_shared.claims import ClaimResult, Verdict
+from tenfold_shared.claims import MIN_PAIRS_SHOWN, ClaimResult, Verdict
 
 from tenfold_tools import tables
 
 CLAIMS = ("Package", "Claim", "Paper", "Ours", "Control", "Verdict")
 BENCHMARKS = ("Package", "Work", "Ours", "Peer", "Ratio")
 NOT_ATTEMPTED = "not attempted"
-SEEDS = 5
 
 
 def headline(claims: Sequence[ClaimResult]) -> ClaimResult:
@@ -29,7 +28,7 @@ def headline(claims: Sequence[ClaimResult]) -> ClaimResult:
     """
     tried = [claim for claim in claims if claim.verdict != NOT_ATTEMPTED]
     with_figure = [claim for claim in tried if claim.paper_value is not None]
-    with_seeds = [claim for claim in with_figure if claim.ours and len(claim.ours.per_seed) >= SEEDS]
+    with_seeds = [claim for claim in with_figure if claim.ours and len(claim.ours.per_seed) >= MIN_PAIRS_SHOWN]
     others = [claim for claim in tried if "power check" not in claim.claim.lower()]
     return (with_seeds or with_figure or others or list(claims))[0]
 

@@ -323,7 +323,8 @@ def count_positions(mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch len
 
 def cache_keyword(language_model: nn.Module) -> str:
     """Return what transformers' `forward` calls its key-value cache: `cache` from 5.24 on, `past_key_values` before."""
-    return "cache" if "cache" in inspect.signature(language_model.forward).parameters else "past_key_values"
+    inner = getattr(language_model, "get_base_model", lambda: language_model)()  # peft's forward takes anything
+    return "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
 
 
 def _pick(logits: Tensor, sampling: Sampling) -> Tensor:

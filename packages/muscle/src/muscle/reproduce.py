@@ -49,6 +49,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from tenfold_shared.claims import ClaimResult, read_recorded
+from tenfold_shared.commands import InputError
 from tenfold_shared.files import atomic_write, cache_dir, write_json
 
 from muscle import experiment
@@ -112,11 +113,21 @@ def reproduce(out: Path, *, budget: Budget, seed: int) -> list[ClaimResult]:
 def _full_setting(setting: Setting) -> Setting:
     """A GPU where there is one, several processes (`MUSCLE_WORKERS`), and an end by the clock (`MUSCLE_SECONDS`)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    seconds = float(os.environ.get("MUSCLE_SECONDS", "inf"))
     text = cache_dir("muscle", "corpus")
-    deadline = time.time() + seconds
-    workers = int(os.environ.get("MUSCLE_WORKERS", WORKERS if device == "cuda" else 1))
+    deadline = time.time() + _from_environment("MUSCLE_SECONDS", float("inf"))
+    workers = int(_from_environment("MUSCLE_WORKERS", WORKERS if device == "cuda" else 1))
     return replace(setting, device=device, workers=workers, deadline=deadline, text=text)
+
+
+def _from_environment(name: str, default: float) -> float:
+    text = os.environ.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value >= 1:
+        raise InputError(f"the environment's {name} (={text}) must be a number from 1 up.")
+    return value
 
 
 def _golds(scale: Scale) -> dict[str, list[Any]]:
