@@ -1,12 +1,14 @@
 """Synthetic pages of real sentences, and questions about them: "which word follows X?".
 
-A page is 24 to 40 words in a row of one Wikipedia article, set in DejaVu on 512 x 512 grey pixels at a size between 18
-and 44 pixels, so that at 128 pixels a side some pages can be read and others cannot. Words count without case and
+A page is 8 to 12 words in a row of one Wikipedia article, set in DejaVu on 512 x 512 grey pixels at a size between 24
+and 60 pixels, so that at 128 pixels a side some pages can be read and others cannot. Words count without case and
 punctuation. A question names a word that stands once on its page; the answer is the word after it, both among the
 most frequent words. Articles and pairs (X, answer) are divided: no pair asked in the test is asked in training.
 
-Training pages have the words of their sentences in random order: in order, a few thousand pages teach by heart which
-word follows which, and nobody learns to read. Validation and test pages are sentences as they are.
+Validation and test pages are sentences as they are, chosen such that rare answers are asked as often as frequent ones.
+On training pages the words are in random order, and nine of ten are exchanged for random ones of the vocabulary (in a
+spelling of the training articles): in order, a few thousand pages teach by heart which word follows which, and nobody
+learns to read; and frequent words would be most of what there is to learn from.
 """
 
 from __future__ import annotations
@@ -16,12 +18,10 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +32,9 @@ from tenfold_shared.commands import require_extra
 Split = Literal["train", "validation", "test"]
 
 SIDE = 512
-MIN_WORDS, MAX_WORDS = 24, 40
-FONT_SIZES = (18, 44)
+MIN_WORDS, MAX_WORDS = 8, 12
+FONT_SIZES = (24, 60)
+EXCHANGED = 0.9  # of the words of training pages
 FONTS = ("DejaVuSans.ttf",)
 MARGIN = 12
 LINE_HEIGHT = 1.25
@@ -57,7 +58,7 @@ class PageOptions:
         resolutions: At which pages are kept, in pixels a side; downsampled by averaging.
     """
 
-    num_words: int = 128
+    num_words: int = 32
     font_sizes: tuple[int, int] = FONT_SIZES
     fonts: tuple[str, ...] = FONTS
     font_folder: Path | None = None
@@ -74,11 +75,11 @@ class Pages:
 
     Args:
         pixels: By resolution: grey values, black on white, uint8 [pages, resolution, resolution].
-        words: Word ids, -1 beyond the last word [pages, 40].
-        centres: (x, y) of every word's middle, in [0, 1] of the page [pages, 40, 2].
+        words: Word ids, -1 beyond the last word [pages, 12].
+        centres: (x, y) of every word's middle, in [0, 1] of the page [pages, 12, 2].
         questions: (X, answer) pairs, -1 where a page has fewer [pages, 6, 2].
         spoken: The words again where they may be learned by reading aloud: those of the vocabulary whose pair with the
-            word before belongs to the split; else -1 [pages, 40].
+            word before belongs to the split; else -1 [pages, 12].
     """
 
     pixels: dict[int, np.ndarray]
@@ -99,32 +100,17 @@ class Corpus:
     counts: np.ndarray
 
 
-def load_pages(
-    split: Split, count: int, *, seed: int = 0, options: PageOptions = PageOptions(), workers: int = 0
-) -> Pages:
-    """Draw pages; page i of a split and seed is the same whatever `count` and `workers` are.
+def draw_pages(split: Split, numbers: Sequence[int], *, seed: int = 0, options: PageOptions = PageOptions()) -> Pages:
+    """Draw pages by number; page i of a split and seed is always the same.
 
     Args:
         split: Whose articles and pairs.
-        count: How many pages.
+        numbers: Which pages.
         seed: Of places in the text, sizes and margins.
         options: What pages are made of.
-        workers: Processes that draw; 0 draws here.
     """
-    pieces = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
-    arguments = [(split, piece, seed, options) for piece in pieces]
-    if workers == 0:
-        parts = [_draw_pages(*each) for each in arguments]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            parts = list(pool.map(_draw_pages, *zip(*arguments, strict=True)))
-    pixels = {size: np.concatenate([part.pixels[size] for part in parts]) for size in options.resolutions}
-    return Pages(pixels, *(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
-
-
-def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> Pages:
     corpus = load_corpus(split, options.num_words)
-    count = len(piece)
+    count = len(numbers)
     pages = Pages(
         {size: np.empty((count, size, size), np.uint8) for size in options.resolutions},
         np.full((count, MAX_WORDS), PAD, np.int16),
@@ -132,7 +118,7 @@ def _draw_pages(split: Split, piece: range, seed: int, options: PageOptions) -> 
         np.full((count, MAX_QUESTIONS, 2), PAD, np.int16),
         np.full((count, MAX_WORDS), PAD, np.int16),
     )
-    for row, index in enumerate(piece):
+    for row, index in enumerate(numbers):
         random = np.random.default_rng([seed, index, zlib.crc32(split.encode())])
         text, ids, questions = _choose_text(corpus, split, options, random)
         page, centres = _draw(text, options, random)
@@ -153,13 +139,39 @@ def _choose_text(
         text, ids = corpus.articles[random.integers(len(corpus.articles))]
         length = min(int(random.integers(MIN_WORDS, MAX_WORDS + 1)), len(text))
         start = int(random.integers(len(text) - length + 1))
-        order = np.arange(start, start + length)
+        words, chosen = list(text[start : start + length]), list(ids[start : start + length])
         if split == "train":
-            random.shuffle(order)
-        chosen = [ids[i] for i in order]
+            words, chosen = _exchange(words, chosen, options.num_words, random)
         pairs = find_questions(chosen, split, options.num_words)
-        if pairs:
-            return [text[i] for i in order], np.array(chosen), _draw_questions(pairs, corpus.counts, random)
+        if not pairs:
+            continue
+        questions = _draw_questions(pairs, corpus.counts, random)
+        if split == "train" or random.random() * corpus.counts[questions[0][1]] <= corpus.counts.min():
+            return words, np.array(chosen), questions
+
+
+def _exchange(
+    words: list[str], ids: list[int], num_words: int, random: np.random.Generator
+) -> tuple[list[str], list[int]]:
+    """Put words in random order and most of them out, for random ones of the vocabulary."""
+    order, spellings = random.permutation(len(words)), _spellings(num_words)
+    words, ids = [words[i] for i in order], [ids[i] for i in order]
+    for place in range(len(words)):
+        if random.random() < EXCHANGED:
+            ids[place] = int(random.integers(num_words))
+            words[place] = spellings[ids[place]][random.integers(len(spellings[ids[place]]))]
+    return words, ids
+
+
+@cache
+def _spellings(num_words: int) -> tuple[tuple[str, ...], ...]:
+    """Return how each word of the vocabulary is spelled wherever it stands in training articles."""
+    found: list[list[str]] = [[] for _ in range(num_words)]
+    for words, ids in load_corpus("train", num_words).articles:
+        for word, index in zip(words, ids, strict=True):
+            if index < num_words:
+                found[index].append(word)
+    return tuple(map(tuple, found))
 
 
 def find_questions(ids: Sequence[int], split: Split, num_words: int) -> list[tuple[int, int]]:
@@ -176,6 +188,12 @@ def find_questions(ids: Sequence[int], split: Split, num_words: int) -> list[tup
 
 def _belongs(x: int, y: int, split: Split) -> bool:
     return zlib.crc32(f"{x} {y}".encode()) % 10 in SHARES[split]
+
+
+def training_pairs(num_words: int) -> np.ndarray:
+    """Return which word may come after which in what training asks, bool [num_words + OTHER_WORDS, num_words]."""
+    rows = range(num_words + OTHER_WORDS)
+    return np.array([[_belongs(x, y, "train") for y in range(num_words)] for x in rows])
 
 
 def _spoken(ids: Sequence[int], split: Split, num_words: int) -> list[int]:

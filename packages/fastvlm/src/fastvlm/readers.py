@@ -1,12 +1,12 @@
 """Small models that learn to read within minutes: image encoders, reducers of tokens, and a language model.
 
 Shapes are those of the real ones, sizes are not: FastViTHD with fewer and narrower blocks, a ViT of 16-pixel patches
-of about its parameters, a decoder with Qwen2's layers (`LanguageConfig`) over a vocabulary of words.
+that takes a CPU as long as it, a decoder with Qwen2's layers (`LanguageConfig`) over a vocabulary of words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +19,14 @@ from fastvlm.encoder import FastViTHD, pool_tokens, prune_tokens
 
 PATCH = 16
 PLACES = 4  # a side, in a token's cell
-SMALL_FASTVITHD = EncoderConfig(depths=(1, 2, 3, 1, 1), dims=(24, 48, 96, 192, 384), embed_dim=0, image_size=128)
-VIT_DIM, VIT_DEPTH, HEAD_DIM = 192, 6, 32
+SMALL_FASTVITHD = EncoderConfig(depths=(1, 1, 2, 1, 1), dims=(16, 32, 64, 128, 256), embed_dim=0, image_size=128)
+VIT_DIM, VIT_DEPTH, HEAD_DIM = 128, 4, 32
 LAYER_SCALE = 0.3  # the published 1e-5 takes longer to grow than these runs last
 ROPE_THETA = 10_000.0
 
 LANGUAGE_MODELS: dict[str, LanguageConfig] = {
-    "2 layers of 192": LanguageConfig("qwen2", 192, 2, 6, 6, 512, 194, tied=True),
-    "6 layers of 384": LanguageConfig("qwen2", 384, 6, 12, 12, 1024, 194, tied=True),
+    "2 layers of 96": LanguageConfig("qwen2", 96, 2, 3, 3, 256, 98, tied=True),
+    "3 layers of 128": LanguageConfig("qwen2", 128, 3, 4, 4, 384, 98, tied=True),
 }
 
 
@@ -35,8 +35,8 @@ class GreyFastViTHD(nn.Module):
 
     def __init__(self, config: EncoderConfig = SMALL_FASTVITHD) -> None:
         super().__init__()
-        self.body = FastViTHD(config)
-        self.out_dim = config.out_dim
+        self.body = FastViTHD(config).to(memory_format=torch.channels_last)
+        self.map_dims = (*config.dims[-3:-1], config.out_dim)
         with torch.no_grad():
             for name, parameter in self.body.named_parameters():
                 if "layer_scale" in name:
@@ -44,7 +44,21 @@ class GreyFastViTHD(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 1 size size"]) -> Float[Tensor, "batch dim side side"]:
         """Return the token map."""
-        return self.body.forward_map(pixels.expand(-1, 3, -1, -1))
+        return self.body.forward_map(_three_channels(pixels))
+
+    def maps(self, pixels: Float[Tensor, "batch 1 size size"]) -> list[Tensor]:
+        """Return the maps of stride 16, 32 and 64, the last one the token map."""
+        x = self.body.patch_embed(_three_channels(pixels))
+        stages = []
+        for layer in self.body.network:
+            x = layer(x)
+            if isinstance(layer, nn.Sequential):
+                stages.append(x)
+        return [*stages[-3:-1], self.body.conv_exp(x)]
+
+
+def _three_channels(pixels: Tensor) -> Tensor:
+    return pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 class GreyViT(nn.Module):
@@ -52,7 +66,7 @@ class GreyViT(nn.Module):
 
     def __init__(self, dim: int = VIT_DIM, depth: int = VIT_DEPTH) -> None:
         super().__init__()
-        self.out_dim = dim
+        self.map_dims = (dim, dim, dim)
         self.patch = nn.Conv2d(1, dim, PATCH, PATCH)
         self.blocks = nn.ModuleList([VitBlock(dim) for _ in range(depth)])
         self.norm = nn.LayerNorm(dim)
@@ -61,10 +75,15 @@ class GreyViT(nn.Module):
         """Return the token map."""
         x = self.patch(pixels)
         side = x.shape[2]
-        x = x.flatten(2).transpose(1, 2) + plane_positions(side, self.out_dim, x.device)
+        x = x.flatten(2).transpose(1, 2) + plane_positions(side, self.map_dims[-1], x.device)
         for block in self.blocks:
             x = block(x)
         return self.norm(x).transpose(1, 2).unflatten(2, (side, side))
+
+    def maps(self, pixels: Float[Tensor, "batch 1 size size"]) -> list[Tensor]:
+        """Return the token map, and pooled to stride 32 and 64."""
+        tokens = self(pixels)
+        return [tokens, F.avg_pool2d(tokens, 2), F.avg_pool2d(tokens, 4)]
 
 
 class VitBlock(nn.Module):
@@ -166,11 +185,12 @@ def _angles(positions: Tensor, dim: int) -> Tensor:
 class WordContrast(nn.Module):
     """Word-contrastive pre-training: the token where a word stands must point to that word among all words.
 
-    A token may hold several words, so that a linear map gives it 4 x 4 places, and the one next to where the word
-    stands in the token's cell is compared.
+    It does so on three maps of an encoder, of stride 16, 32 and 64: on the last alone FastViTHD learns five times
+    slower. A token may hold several words, so that a linear map gives it 4 x 4 places, and the one next to where the
+    word stands in the token's cell is compared.
 
     Args:
-        encoder: Gives a token map.
+        encoder: Gives token maps.
         num_words: Words told apart.
         dim: Width in which places and words are compared.
     """
@@ -178,24 +198,27 @@ class WordContrast(nn.Module):
     def __init__(self, encoder: nn.Module, num_words: int, dim: int = 64) -> None:
         super().__init__()
         self.encoder = encoder
-        self.places = nn.Linear(encoder.out_dim, PLACES**2 * dim)
+        self.places = nn.ModuleList([nn.Linear(width, PLACES**2 * dim) for width in encoder.map_dims])
         self.words = nn.Embedding(num_words, dim)
         nn.init.normal_(self.words.weight, std=dim**-0.5)
 
     def forward(
         self, pixels: Tensor, words: Int[Tensor, "batch words"], centres: Float[Tensor, "batch words 2"]
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits [batch, words, num_words] and targets, -100 where a word is none of the vocabulary."""
-        features = self.encoder(pixels)
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return logits [batch, words, num_words] per map, and targets, -100 where a word is none of the vocabulary."""
+        targets = torch.where((words >= 0) & (words < self.words.num_embeddings), words.long(), -100)
+        maps = zip(self.encoder.maps(pixels), self.places, strict=True)
+        return [self._point(features, places, centres) for features, places in maps], targets
+
+    def _point(self, features: Tensor, to_places: nn.Module, centres: Tensor) -> Tensor:
         side = features.shape[-1]
         places = centres * side
         cells = places.floor().clamp(max=side - 1)
         index = (cells[..., 1] * side + cells[..., 0]).long()
         tokens = features.flatten(2).transpose(1, 2)
         chosen = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
-        query = (self.places(chosen).unflatten(-1, (PLACES**2, -1)) * _nearness(places - cells)[..., None]).sum(-2)
-        targets = torch.where((words >= 0) & (words < self.words.num_embeddings), words.long(), -100)
-        return F.linear(query, self.words.weight), targets
+        query = (to_places(chosen).unflatten(-1, (PLACES**2, -1)) * _nearness(places - cells)[..., None]).sum(-2)
+        return F.linear(query, self.words.weight)
 
 
 def _nearness(offsets: Tensor) -> Tensor:
@@ -264,19 +287,31 @@ class Reader(nn.Module):
         super().__init__()
         self.arm, self.encoder, self.language_model = arm, encoder, language_model
         dim = language_model.config.dim
-        self.projector = nn.Sequential(nn.Linear(encoder.out_dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.projector = nn.Sequential(nn.Linear(encoder.map_dims[-1], dim), nn.GELU(), nn.Linear(dim, dim))
 
-    def image_tokens(self, pixels: Float[Tensor, "batch 1 size size"]) -> Float[Tensor, "batch tokens dim"]:
-        """Return what the language model sees of pages."""
-        views = pixels if self.arm.tiles == 1 else cut_tiles(pixels, self.arm.tiles)
-        tokens = self.encoder(views).flatten(2).transpose(1, 2)
-        if self.arm.reduce is not None:
-            tokens = self.arm.reduce(tokens, self.arm.num_tokens(pixels.shape[-1]))
-        return self.projector(tokens.reshape(len(pixels), -1, tokens.shape[-1]))
+    def answer(
+        self, tokens: Float[Tensor, "batch tokens dim"], words: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Return logits at the words after the image, given its tokens from `look`."""
+        return answer_logits(self.language_model, self.projector(tokens), words)
 
-    def forward(self, pixels: Tensor, questions: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
+    def forward(self, pixels: Tensor, words: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
         """Return logits at the words after the image."""
-        return answer_logits(self.language_model, self.image_tokens(pixels), questions)
+        return self.answer(look(self.encoder, pixels, [self.arm])[self.arm.name], words)
+
+
+def look(
+    encoder: nn.Module, pixels: Float[Tensor, "batch 1 size size"], arms: Sequence[Arm]
+) -> dict[str, Float[Tensor, "batch tokens dim"]]:
+    """Return image tokens by arm, of arms that cut pages into the same tiles and have the same encoder."""
+    tiles = arms[0].tiles
+    views = pixels if tiles == 1 else cut_tiles(pixels, tiles)
+    tokens = encoder(views).flatten(2).transpose(1, 2)
+    found = {}
+    for arm in arms:
+        kept = tokens if arm.reduce is None else arm.reduce(tokens, arm.num_tokens(pixels.shape[-1]))
+        found[arm.name] = kept.reshape(len(pixels), -1, kept.shape[-1])
+    return found
 
 
 def answer_logits(model: SmallLM, prefix: Tensor | None, words: Tensor) -> Tensor:

@@ -1,39 +1,22 @@
-"""What the reading experiment trains on, in the memory of one device: pages, crops of them, questions as tokens."""
+"""What the reading experiment trains on: pages, crops of them, questions as tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvlm.pages import OTHER_WORDS, Pages
+from fastvlm.pages import OTHER_WORDS, Pages, training_pairs
 from fastvlm.readers import LANGUAGE_MODELS, SmallLM
 
 CROP = 128  # pixels a side, in contrastive pre-training
 JITTER = 48  # pixels, over which the word in the middle of a crop is moved
 IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where, and in which number format.
-
-    Args:
-        name: "cpu" or "cuda".
-        graphs: Whether steps are replayed as CUDA graphs.
-    """
-
-    name: str = "cpu"
-    graphs: bool = True
-
-    def autocast(self) -> AbstractContextManager:
-        """Return bf16 autocast on a GPU."""
-        return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if self.name == "cuda" else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -69,17 +52,40 @@ class Words:
         tokens = F.pad(torch.where(words < 0, self.pad, words)[:, :-1], (1, 0), value=self.pad)
         return tokens, torch.where(spoken < 0, IGNORE, spoken)
 
+    def answer_loss(self, logits: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of answers among those that training may ask for.
+
+        Were all words in the running, a model would learn which word never follows which in training, and never
+        answer with a pair of the test.
+
+        Args:
+            logits: [batch, length, vocabulary].
+            tokens: Which the logits stand at [batch, length].
+            labels: Answers, -100 where there is none [batch, length].
+        """
+        logits = logits.masked_fill(~_pairs(self.count)[tokens], float("-inf"))
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+
+
+@cache
+def _pairs(count: int) -> Tensor:
+    """Whether a token may be followed by another in training [vocabulary, vocabulary]."""
+    size = count + OTHER_WORDS + 2
+    allowed = torch.ones(size, size, dtype=torch.bool)
+    allowed[: count + OTHER_WORDS, :count] = torch.from_numpy(training_pairs(count))
+    return allowed
+
 
 @dataclass(frozen=True)
 class PageTensors:
-    """Pages on a device at one resolution.
+    """Pages at one resolution.
 
     Args:
         pixels: uint8 [pages, 1, resolution, resolution].
-        words: Word ids [pages, 40].
-        centres: In [0, 1] [pages, 40, 2].
+        words: Word ids [pages, 12].
+        centres: In [0, 1] [pages, 12, 2].
         questions: (X, answer) [pages, 6, 2].
-        spoken: Words to be read aloud, else -1 [pages, 40].
+        spoken: Words to be read aloud, else -1 [pages, 12].
     """
 
     pixels: Tensor
@@ -89,10 +95,10 @@ class PageTensors:
     spoken: Tensor
 
     @classmethod
-    def of(cls, pages: Pages, resolution: int, device: str) -> PageTensors:
-        """Move pages to a device."""
+    def of(cls, pages: Pages, resolution: int) -> PageTensors:
+        """Turn arrays into tensors."""
         pixels, words, centres, questions, spoken = (
-            torch.from_numpy(np.array(value)).to(device)
+            torch.from_numpy(np.array(value))
             for value in (pages.pixels[resolution], pages.words, pages.centres, pages.questions, pages.spoken)
         )
         return cls(pixels[:, None], words.long(), centres, questions.long(), spoken.long())
@@ -124,21 +130,20 @@ class Crops:
     """
 
     def __init__(self, pages: Sequence[PageTensors], num_words: int, batch: int, seed: int) -> None:
-        device = pages[0].words.device
         count = sum(part.pixels.numel() for part in pages)
         self.flat = pages[0].pixels.as_strided((count,), (1,), 0)
         self.words, self.centres = pages[0].words, pages[0].centres
         sides = [part.pixels.shape[-1] for part in pages]
         sizes = [part.pixels.numel() for part in pages]
-        self.sides = torch.tensor(sides, device=device)
-        self.starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=device)
+        self.sides = torch.tensor(sides)
+        self.starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
         self.places = ((self.words >= 0) & (self.words < num_words)).nonzero()
         known = self.words[tuple(self.places.T)]
         shares = torch.bincount(known, minlength=num_words).double().reciprocal()[known]
         self.steps = (shares.cumsum(0) / shares.sum()).float()
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.uniform = torch.zeros(4, batch, device=device)
-        self.range = torch.arange(CROP, device=device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.uniform = torch.zeros(4, batch)
+        self.range = torch.arange(CROP)
 
     def choose(self) -> None:
         """Draw page, resolution and place of each crop."""

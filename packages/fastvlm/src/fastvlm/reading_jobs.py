@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tenfold_shared.files import atomic_write
-from torch import nn
+from mobileclip.model import optimize_for_inference
+from tenfold_shared.files import atomic_write, plain_json, write_json
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, NAMES, Pages, Split
-from fastvlm.readers import ARMS, LANGUAGE_MODELS, Reader, SmallLM, answer_logits, build_encoder
-from fastvlm.reading_data import CROP, Device, PageTensors, Words, stack_resolutions
+from fastvlm.readers import ARMS, LANGUAGE_MODELS, Arm, Reader, SmallLM, answer_logits, build_encoder, look
+from fastvlm.reading_data import PageTensors, Words, stack_resolutions, to_pixels
 from fastvlm.reading_stages import (
     Size,
     page_accuracy,
@@ -33,9 +33,10 @@ from fastvlm.reading_stages import (
 Budget = Literal["smoke", "laptop", "full"]
 SMALL_LM, LARGE_LM = LANGUAGE_MODELS
 PRIMARY, CONTROLS, TILES = "FastViTHD", ("ViT + pruning", "ViT + pooling"), "FastViTHD, 2 x 2 tiles"
-MAIN_RESOLUTION, LOW_RESOLUTION = 256, 128
-TUNING_SHARE = 4  # of the steps, one over this
-MAX_RETRIES = 2
+MAIN_RESOLUTION, LOW_RESOLUTION, LARGE_RESOLUTION = 256, 128, 384
+TUNING_SHARE = 3  # of the steps, one over this
+MOST_TOKENS = 64  # of an arm
+LOOK_BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Plan:
 
     Args:
         seeds: Of the comparisons that are judged.
-        grid_seeds: Of all other settings.
         num_words: Size of the vocabulary.
         pages: Training, validation and test pages.
         contrast_pages: Training pages from which encoders' crops are cut.
@@ -54,13 +54,9 @@ class Plan:
         read: Of readers; the rate is tuned.
         pretrain_rates: Learning rates that are tried for encoders.
         read_rates: Learning rates that are tried for readers.
-        language_models: Keys of `LANGUAGE_MODELS`.
-        font_sizes: Of the pages.
-        main_only: Whether the power check and the primary comparison are all there is.
     """
 
     seeds: int
-    grid_seeds: int
     num_words: int
     pages: tuple[int, int, int]
     contrast_pages: int
@@ -70,29 +66,23 @@ class Plan:
     read: Size
     pretrain_rates: tuple[float, ...]
     read_rates: tuple[float, ...]
-    language_models: tuple[str, ...] = (SMALL_LM, LARGE_LM)
-    font_sizes: tuple[int, int] = (18, 44)
-    main_only: bool = False
 
 
 # Nobody learns to read in a minute of a laptop: below the full budget it is shown that all of it runs.
-_SMALL = Plan(
-    1, 0, 32, (48, 16, 16), 32, (128, 256), Size(2, 8, 1e-3), Size(4, 8, 2e-3), Size(2, 4, 1e-3), (1e-3,), (1e-3,),
-    main_only=True,
-)  # fmt: skip
+_SMALL = Plan(1, 32, (48, 16, 16), 32, (128, 256), Size(3, 8, 0.0), Size(4, 8, 2e-3), Size(3, 8, 0.0), (1e-3,), (1e-3,))
 PLANS: dict[Budget, Plan] = {
     "smoke": _SMALL,
     "laptop": _SMALL,
     "full": Plan(
-        5, 2, 128, (12_000, 500, 2000), 4000, (128, 192, 256, 384), Size(1200, 128, 0.0), Size(600, 64, 1e-3),
-        Size(1000, 64, 0.0), (7e-4, 2e-3), (5e-4, 1.5e-3),
+        3, 32, (16_000, 500, 2000), 6000, (128, 192, 256, 384), Size(1200, 64, 0.0), Size(400, 64, 2e-3),
+        Size(1000, 64, 0.0), (1e-3, 3e-3), (1e-3, 3e-3),
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training and what has to be there before it.
+    """Trainings that belong together, and what has to be there before.
 
     Args:
         key: Its name and that of its record.
@@ -106,50 +96,64 @@ class Job:
 
 
 class Laboratory:
-    """A folder of pages, trained parts and records, a plan, and a device.
+    """A folder of pages, trained parts and records, and a plan.
 
     Args:
         folder: Of the experiment.
         plan: What is trained.
-        device: Where.
     """
 
-    def __init__(self, folder: Path, plan: Plan, device: Device) -> None:
-        self.folder, self.plan, self.device = folder, plan, device
-        self.words = Words(plan.num_words)
-        self._kept: dict[tuple[Split, int], PageTensors] = {}
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan, self.words = folder, plan, Words(plan.num_words)
 
-    def pages(self, split: Split, resolution: int, count: int | None = None) -> PageTensors:
-        """Return a split's pages at a resolution of the plan; one set of training pages is kept on the device."""
-        if count is None and (split, resolution) in self._kept:
-            return self._kept[split, resolution]
-        folder = self.folder / "pages"
-        pixels = {resolution: np.load(folder / f"{split}.{resolution}.npy", mmap_mode="r")[:count]}
-        rest = [np.load(folder / f"{split}.{name}.npy", mmap_mode="r")[:count] for name in NAMES]
-        if count is None:
-            self._kept = {key: kept for key, kept in self._kept.items() if not key[0] == split == "train"}
-        found = PageTensors.of(Pages(pixels, *rest), resolution, self.device.name)
-        return found if count is not None else self._kept.setdefault((split, resolution), found)
+    def chunks(self, split: Split, resolutions: Sequence[int], count: int | None = None) -> Iterator[Pages]:
+        """Read a split's pages, file by file, until `count` are there."""
+        for path in sorted((self.folder / "pages").glob(f"{split}.*.npz")):
+            with np.load(path) as found:
+                rest = [found[name][:count] for name in NAMES]
+                yield Pages({size: found[str(size)][:count] for size in resolutions}, *rest)
+            count = None if count is None else max(0, count - len(rest[0]))
+            if count == 0:
+                return
 
     def all_resolutions(self, split: Split) -> list[PageTensors]:
         """Return some pages at all resolutions of the plan."""
-        count = self.plan.contrast_pages
-        return stack_resolutions([self.pages(split, size, count) for size in self.plan.resolutions])
+        sizes = self.plan.resolutions
+        pages = _join(list(self.chunks(split, sizes, self.plan.contrast_pages)))
+        return stack_resolutions([PageTensors.of(pages, size) for size in sizes])
+
+    def look(
+        self, encoder: nn.Module, split: Split, resolution: int, arms: Sequence[Arm]
+    ) -> tuple[PageTensors, dict[str, Tensor]]:
+        """Return a split's pages (without pixels) and their image tokens by arm, in half precision."""
+        facts, tokens = [], []
+        for pages in self.chunks(split, [resolution]):
+            pixels = torch.from_numpy(pages.pixels[resolution])[:, None]
+            with torch.inference_mode():
+                for part in pixels.split(LOOK_BATCH):
+                    tokens.append({arm: seen.half() for arm, seen in look(encoder, to_pixels(part), arms).items()})
+            facts.append(replace(pages, pixels={resolution: pages.pixels[resolution][:, :0]}))
+        found = {arm.name: torch.cat([part[arm.name] for part in tokens]) for arm in arms}
+        return PageTensors.of(_join(facts), resolution), found
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """Return a job's record, or None."""
+        """Return a job's or a training's record, or None."""
         path = self.folder / "records" / f"{key}.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def keep(self, key: str, found: Mapping[str, Any]) -> None:
+        """Write a record."""
+        write_json(self.folder / "records" / f"{key}.json", plain_json({"key": key, **found}))
 
     def save(self, key: str, module: nn.Module) -> None:
         """Keep a trained part for other jobs."""
         with atomic_write(self.folder / "parts" / f"{key}.pt") as file:
             torch.save(module.state_dict(), file)
 
-    def load(self, key: str, module: nn.Module) -> None:
+    def load(self, key: str, module: nn.Module) -> nn.Module:
         """Fill a part with what was kept."""
-        state = torch.load(self.folder / "parts" / f"{key}.pt", map_location=self.device.name, weights_only=True)
-        module.to(self.device.name).load_state_dict(state)
+        module.load_state_dict(torch.load(self.folder / "parts" / f"{key}.pt", weights_only=True))
+        return module.eval()
 
     def best_rate(self, keys: Mapping[float, str]) -> float:
         """Return the learning rate whose tuning run was best on validation pages."""
@@ -157,82 +161,92 @@ class Laboratory:
         return max(found, key=lambda rate: found[rate])
 
 
+def _join(parts: Sequence[Pages]) -> Pages:
+    pixels = {size: np.concatenate([part.pixels[size] for part in parts]) for size in parts[0].pixels}
+    return Pages(pixels, *(np.concatenate([getattr(part, name) for part in parts]) for name in NAMES))
+
+
+Cell = tuple[str, int, int, int]  # encoder, tiles, resolution, seed
+
+
 def make_jobs(plan: Plan) -> list[Job]:
-    """Return all trainings, the most important first: power check, primary, equal operations, the grid."""
-    read = [_reading_job(plan, *setting) for setting in _settings(plan)]
-    jobs = {job.key: job for job in read}
+    """Return all trainings, the most important first: power check, the judged ones, the other settings."""
     ordered: dict[str, Job] = {}
 
     def add(job: Job) -> None:
         for need in job.needs:
-            add(jobs.get(need) or _preparation(plan, need))
+            add(ordered.get(need) or _make_job(plan, need))
         ordered.setdefault(job.key, job)
 
-    for job in read:
-        add(job)
+    for cell in _cells(plan):
+        add(_reading_job(plan, cell))
     return list(ordered.values())
 
 
-Setting = tuple[str, int, str, int, bool]  # arm, resolution, language model, seed, equal operations
+def _cells(plan: Plan) -> list[Cell]:
+    sides, middle, low = plan.resolutions, MAIN_RESOLUTION, LOW_RESOLUTION
+    cells: list[Cell] = [("fastvithd", 1, middle, 0), ("fastvithd", 1, low, 0), ("vit", 1, middle, 0)]
+    cells += [
+        (*rest, seed)
+        for seed in range(1, plan.seeds)
+        for rest in (("fastvithd", 1, middle), ("vit", 1, middle), ("fastvithd", 1, low))
+    ]
+    cells += [("fastvithd", 2, middle, seed) for seed in range(plan.seeds)]
+    cells += [("fastvithd", 1, size, 0) for size in sides] + [("vit", 1, size, 0) for size in sides]
+    if LARGE_RESOLUTION in sides:
+        cells.append(("fastvithd", 2, LARGE_RESOLUTION, 0))
+    return list(dict.fromkeys(cells))
 
 
-def _settings(plan: Plan) -> list[Setting]:
-    middle, low, small = MAIN_RESOLUTION, LOW_RESOLUTION, plan.language_models[0]
-    seeds, few = range(plan.seeds), range(plan.grid_seeds)
-    settings: list[Setting] = [(PRIMARY, size, small, seed, False) for seed in seeds[:2] for size in (middle, low)]
-    settings += [(arm, middle, small, seed, False) for seed in seeds for arm in (PRIMARY, *CONTROLS)]
-    if plan.main_only:
-        return settings
-    grid = [(arm, size, lm) for lm in plan.language_models for arm in ARMS for size in plan.resolutions]
-    grid = [(arm, size, lm) for arm, size, lm in grid if arm != TILES or size >= 2 * CROP]
-    first = [cell for cell in grid if cell[0] == PRIMARY]
-    settings += [(*cell, seed, False) for seed in few[:1] for cell in first]
-    settings += [(TILES, middle, small, seed, False) for seed in seeds]
-    settings += [(arm, middle, small, seed, True) for seed in seeds for arm in CONTROLS]
-    settings += [(*cell, seed, False) for seed in few for cell in grid]
-    settings += [(PRIMARY, size, lm, seed, False) for seed in seeds for _, size, lm in first if plan.grid_seeds]
-    return settings
+def _name(cell: Cell) -> str:
+    encoder, tiles, resolution, seed = cell
+    return f"readers {encoder}, {tiles} tiles, {resolution} px, seed {seed}"
 
 
-def _key(setting: Setting) -> str:
-    arm, resolution, language, seed, equal = setting
-    return f"read {arm}, {resolution} px, {language}, seed {seed}" + (", equal operations" if equal else "")
+def arms_of(encoder: str, tiles: int, resolution: int) -> list[Arm]:
+    """Return the arms that see what an encoder sees, of few enough tokens."""
+    arms = [arm for arm in ARMS.values() if (arm.encoder, arm.tiles) == (encoder, tiles)]
+    return [arm for arm in arms if arm.num_tokens(resolution) <= MOST_TOKENS]
 
 
-def _reading_job(plan: Plan, *setting: Any) -> Job:
-    arm, resolution, language, seed, equal = setting
-    trials = {rate: f"tune {arm}, {rate:g}" for rate in plan.read_rates}
-    needs = (f"encoder {ARMS[arm].encoder}, seed {seed}", f"language {language}, seed {seed}", *trials.values())
+def _trials(plan: Plan, arm: str) -> dict[float, str]:
+    return {rate: f"tune {arm}, {rate:g}" for rate in plan.read_rates}
+
+
+def _reading_job(plan: Plan, cell: Cell) -> Job:
+    encoder, tiles, resolution, seed = cell
+    arms = arms_of(encoder, tiles, resolution)
+    languages = list(LANGUAGE_MODELS) if seed == 0 else [SMALL_LM]
+    needs = [f"encoder {encoder}, seed {seed}", *(f"language {name}, seed {seed}" for name in languages)]
+    if cell != (encoder, tiles, MAIN_RESOLUTION, 0):  # where rates are tuned
+        needs.append(_name((encoder, tiles, MAIN_RESOLUTION, 0)))
 
     def run(lab: Laboratory) -> dict[str, Any]:
-        size = replace(plan.read, rate=lab.best_rate(trials), seed=seed)
-        if equal:
-            ours, theirs = (count_operations(name, resolution, language) for name in (PRIMARY, arm))
-            size = replace(size, steps=max(1, round(size.steps * ours / theirs)))
-        return _read(lab, arm, resolution, language, size)
+        bench = Bench(lab, cell, arms)
+        for arm in arms:
+            bench.tune(arm)
+            for language in languages:
+                bench.read(arm, language)
+        return {"pages": plan.pages[0]}
 
-    return Job(_key((arm, resolution, language, seed, equal)), needs, run)
+    return Job(_name(cell), tuple(needs), run)
 
 
-def _preparation(plan: Plan, key: str) -> Job:
-    """Return the job of a key that is not a reader's."""
+def _make_job(plan: Plan, key: str) -> Job:
+    """Return the job of a key that stands among others' needs."""
     kind, _, rest = key.partition(" ")
-    name, _, last = rest.rpartition(", ")
+    parts = rest.split(", ")
+    last = parts[-1].removeprefix("seed ")
     if kind == "language":
-        return Job(key, (), lambda lab: _language(lab, key, name, _seed(last)))
-    trials = {rate: f"pretrain {name}, {rate:g}" for rate in plan.pretrain_rates}
+        return Job(key, (), lambda lab: _language(lab, key, parts[0], int(last)))
+    if kind == "readers":
+        tiles, resolution = (int(part.split()[0]) for part in parts[1:3])
+        return _reading_job(plan, (parts[0], tiles, resolution, int(last)))
+    trials = {rate: f"pretrain {parts[0]}, {rate:g}" for rate in plan.pretrain_rates}
     if kind == "encoder":
-        return Job(key, tuple(trials.values()), lambda lab: _encoder(lab, key, name, trials, _seed(last)))
-    if kind == "pretrain":
-        return Job(key, (), lambda lab: _pretrain(lab, name, _shorten(plan.pretrain, float(last)))[1])
-    language = plan.language_models[0]
-    needs = (f"encoder {ARMS[name].encoder}, seed 0", f"language {language}, seed 0")
-    short = _shorten(plan.read, float(last))
-    return Job(key, needs, lambda lab: _read(lab, name, MAIN_RESOLUTION, language, short, split="validation"))
-
-
-def _seed(text: str) -> int:
-    return int(text.removeprefix("seed "))
+        return Job(key, tuple(trials.values()), lambda lab: _encoder(lab, key, parts[0], trials, int(last)))
+    size = _shorten(plan.pretrain, float(last))
+    return Job(key, (), lambda lab: _pretrain(lab, parts[0], size)[1])
 
 
 def _shorten(size: Size, rate: float) -> Size:
@@ -240,15 +254,9 @@ def _shorten(size: Size, rate: float) -> Size:
 
 
 def _pretrain(lab: Laboratory, name: str, size: Size) -> tuple[nn.Module, dict[str, Any]]:
-    pages = lab.all_resolutions("train")
-    model, loss = pretrain_encoder(name, pages, lab.words, size, lab.device)
-    for _ in range(MAX_RETRIES):
-        if math.isfinite(loss):
-            break
-        size = replace(size, rate=size.rate / 2)  # it diverged; the record says at which rate it did not
-        model, loss = pretrain_encoder(name, pages, lab.words, size, lab.device)
-    accuracy = word_accuracy(model, lab.all_resolutions("validation"), lab.words, lab.device)
-    return model.encoder, {"validation": accuracy, "loss": loss, **vars(size)}
+    model, loss = pretrain_encoder(name, lab.all_resolutions("train"), lab.words, size)
+    accuracies = word_accuracy(model, lab.all_resolutions("validation"), lab.words)
+    return model.encoder, {"validation": float(np.mean(accuracies)), "maps": accuracies, "loss": loss, **vars(size)}
 
 
 def _encoder(lab: Laboratory, key: str, name: str, trials: Mapping[float, str], seed: int) -> dict[str, Any]:
@@ -259,39 +267,92 @@ def _encoder(lab: Laboratory, key: str, name: str, trials: Mapping[float, str], 
 
 def _language(lab: Laboratory, key: str, name: str, seed: int) -> dict[str, Any]:
     size = replace(lab.plan.language, seed=seed)
-    model = pretrain_language_model(name, lab.words, size, lab.device)
+    model = pretrain_language_model(name, lab.words, size)
     lab.save(key, model)
-    pages = lab.pages("test", LOW_RESOLUTION)
-    blind = train_blind(model, lab.pages("train", LOW_RESOLUTION), lab.words, size, lab.device)
+    train, test = (PageTensors.of(_join(list(lab.chunks(split, [LOW_RESOLUTION]))), LOW_RESOLUTION)
+                   for split in ("train", "test"))  # fmt: skip
+    blind = train_blind(model, train, lab.words, size)
     return {
-        "ceiling": text_accuracy(model, pages, lab.words, lab.device),
-        "blind": text_accuracy(blind, pages, lab.words, lab.device, blind=True),
+        "ceiling": text_accuracy(model, test, lab.words),
+        "blind": text_accuracy(blind, test, lab.words, blind=True),
     }
 
 
-def _read(
-    lab: Laboratory, arm: str, resolution: int, language: str, size: Size, *, split: Split = "test"
-) -> dict[str, Any]:
-    parts = (build_encoder(ARMS[arm].encoder), lab.words.language_model(language))
-    lab.load(f"encoder {ARMS[arm].encoder}, seed {size.seed}", parts[0])
-    lab.load(f"language {language}, seed {size.seed}", parts[1])
-    reader, loss = train_reader(ARMS[arm], parts, lab.pages("train", resolution), lab.words, size, lab.device)
-    found = {"arm": arm, "resolution": resolution, "language_model": language, "loss": loss, **vars(size)}
-    for name in ("validation", split):
-        hits = page_accuracy(reader, lab.pages(name, resolution), lab.words, lab.device)
-        found[name] = float(hits.mean())
-    blank = page_accuracy(reader, lab.pages(split, resolution), lab.words, lab.device, blank=True)
-    images = size.steps * size.batch
-    operations = count_operations(arm, resolution, language) * images
-    return {**found, "blank": float(blank.mean()), "images": images, "operations": operations}
+class Bench:
+    """Tokens of all pages as one encoder sees them, and the readers that learn from them.
+
+    Args:
+        lab: Where.
+        cell: Which encoder, tiles, resolution and seed.
+        arms: That are read.
+    """
+
+    def __init__(self, lab: Laboratory, cell: Cell, arms: Sequence[Arm]) -> None:
+        self.lab, self.cell = lab, cell
+        name, _, resolution, seed = cell
+        self.encoder = lab.load(f"encoder {name}, seed {seed}", build_encoder(name))
+        ready = prepare_encoder(name, self.encoder)
+        self.pages, self.tokens = {}, {}
+        for split in ("train", "validation", "test"):
+            self.pages[split], self.tokens[split] = lab.look(ready, split, resolution, arms)  # type: ignore[arg-type]
+        with torch.inference_mode():
+            blank = look(ready, torch.zeros(1, 1, resolution, resolution), arms)
+        self.blank = {arm: found.clone() for arm, found in blank.items()}
+
+    def tune(self, arm: Arm) -> None:
+        """Try all rates with fewer steps, on validation pages; what has a record is left out."""
+        for rate, key in _trials(self.lab.plan, arm.name).items():
+            if self.lab.record(key) is None:
+                size = _shorten(self.lab.plan.read, rate)
+                reader, loss = self._train(arm, SMALL_LM, size)
+                self.lab.keep(key, {"validation": self._accuracy(reader, "validation"), "loss": loss, **vars(size)})
+
+    def read(self, arm: Arm, language: str) -> None:
+        """Train a reader and record how it reads; what has a record is left out."""
+        _, _, resolution, seed = self.cell
+        key = f"read {arm.name}, {resolution} px, {language}, seed {seed}"
+        if self.lab.record(key) is not None:
+            return
+        plan = self.lab.plan
+        size = replace(plan.read, rate=self.lab.best_rate(_trials(plan, arm.name)), seed=seed)
+        reader, loss = self._train(arm, language, size)
+        facts = {"arm": arm.name, "resolution": resolution, "language_model": language, "loss": loss, **vars(size)}
+        found = {split: self._accuracy(reader, split) for split in ("validation", "test")}
+        blank = page_accuracy(reader, self.blank[arm.name], self.pages["test"], self.lab.words)
+        self.lab.keep(key, {**facts, **found, "blank": float(blank.mean()), "images": size.steps * size.batch})
+
+    def _train(self, arm: Arm, language: str, size: Size) -> tuple[Reader, float]:
+        torch.manual_seed(size.seed)
+        model = self.lab.load(f"language {language}, seed {size.seed}", self.lab.words.language_model(language))
+        reader = Reader(arm, self.encoder, model)
+        loss = train_reader(reader, self.tokens["train"][arm.name], self.pages["train"], self.lab.words, size)
+        return reader, loss
+
+    def _accuracy(self, reader: Reader, split: str) -> float:
+        tokens = self.tokens[split][reader.arm.name]
+        return float(page_accuracy(reader, tokens, self.pages[split], self.lab.words).mean())
+
+
+def prepare_encoder(name: str, encoder: nn.Module) -> nn.Module:
+    """Return an encoder as for inference: FastViTHD with its branches fused."""
+    if name == "fastvithd":
+        ready = build_encoder(name).eval()
+        ready.load_state_dict(encoder.state_dict())
+        ready.body = optimize_for_inference(ready.body)
+        return ready
+    return encoder
 
 
 @cache
 def count_operations(arm: str, resolution: int, language: str) -> float:
-    """Return floating-point operations of training on one page: three forward passes' worth."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        reader = Reader(ARMS[arm], build_encoder(ARMS[arm].encoder), SmallLM(LANGUAGE_MODELS[language])).eval()
-        image = reader.image_tokens(torch.empty(1, 1, resolution, resolution))
-        for length in (3 * MAX_QUESTIONS, MAX_WORDS):  # questions, and the page read aloud
-            answer_logits(reader.language_model, image, torch.zeros(1, length, dtype=torch.long))
-    return 3.0 * counter.get_total_flops()
+    """Return floating-point operations of reading one page in training: its tokens once, three passes over them."""
+    with torch.device("meta"):
+        encoder = build_encoder(ARMS[arm].encoder).eval()
+        reader = Reader(ARMS[arm], encoder, SmallLM(LANGUAGE_MODELS[language])).eval()
+        with FlopCounterMode(display=False) as looking:
+            tokens = look(encoder, torch.empty(1, 1, resolution, resolution), [ARMS[arm]])[arm]
+        with FlopCounterMode(display=False) as reading:
+            image = reader.projector(tokens)
+            for length in (3 * MAX_QUESTIONS, MAX_WORDS):  # questions, and the page read aloud
+                answer_logits(reader.language_model, image, torch.zeros(1, length, dtype=torch.long))
+    return float(looking.get_total_flops() + 3 * reading.get_total_flops())
