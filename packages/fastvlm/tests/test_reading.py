@@ -11,7 +11,15 @@ import pytest
 import torch
 from fastvlm import pages as pages_module
 from fastvlm import reading, reading_claims, reading_jobs
-from fastvlm.pages import PageOptions, find_questions, load_corpus, load_pages, load_vocabulary, normalize
+from fastvlm.pages import (
+    PageOptions,
+    draw_pages,
+    find_questions,
+    load_corpus,
+    load_vocabulary,
+    normalize,
+    training_pairs,
+)
 from fastvlm.readers import (
     ARMS,
     LANGUAGE_MODELS,
@@ -21,21 +29,24 @@ from fastvlm.readers import (
     answer_logits,
     build_encoder,
     cut_tiles,
+    look,
 )
-from fastvlm.reading_data import Crops, Device, PageTensors, Words, stack_resolutions, to_pixels
+from fastvlm.reading_data import Crops, PageTensors, Words, stack_resolutions, to_pixels
 from fastvlm.reading_stages import (
-    Schedule,
     Size,
     page_accuracy,
+    pretrain_encoder,
     pretrain_language_model,
+    rate_share,
+    run_steps,
     text_accuracy,
     train_blind,
     train_reader,
+    word_accuracy,
 )
 
-OPTIONS = PageOptions(64, resolutions=(128, 256))
-CPU = Device("cpu")
-WORDS = Words(64)
+OPTIONS = PageOptions(32, resolutions=(128, 256))
+WORDS = Words(32)
 NAME = next(iter(LANGUAGE_MODELS))
 
 
@@ -49,20 +60,20 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {split: load_pages(split, 24, options=OPTIONS) for split in ("train", "validation", "test")}
+    return {split: draw_pages(split, range(24), options=OPTIONS) for split in ("train", "validation", "test")}
 
 
 @pytest.fixture(scope="module")
 def tensors(drawn):
-    return {split: [PageTensors.of(found, size, "cpu") for size in (128, 256)] for split, found in drawn.items()}
+    return {split: [PageTensors.of(found, size) for size in (128, 256)] for split, found in drawn.items()}
 
 
 def test_a_page_depends_on_its_number_alone(drawn):
-    again = load_pages("train", 5, options=OPTIONS)
+    again = draw_pages("train", range(5), options=OPTIONS)
     for name in pages_module.NAMES:
         assert np.array_equal(getattr(again, name), getattr(drawn["train"], name)[:5])
     assert np.array_equal(again.pixels[256], drawn["train"].pixels[256][:5])
-    other = load_pages("train", 5, seed=1, options=OPTIONS)
+    other = draw_pages("train", range(5), seed=1, options=OPTIONS)
     assert not np.array_equal(again.words, other.words)
 
 
@@ -72,12 +83,12 @@ def test_questions_are_about_the_page(drawn):
             asked = [pair for pair in questions if pair[0] >= 0]
             assert asked, "every page has a question"
             for x, y in asked:
-                assert words.count(x) == 1 and words[words.index(x) + 1] == y and max(x, y) < 64
+                assert words.count(x) == 1 and words[words.index(x) + 1] == y and max(x, y) < 32
                 assert zlib.crc32(f"{x} {y}".encode()) % 10 in pages_module.SHARES[split]
 
 
 def test_splits_share_no_article_and_no_pair(drawn):
-    articles = {split: {words for words, _ in load_corpus(split, 64).articles} for split in drawn}
+    articles = {split: {words for words, _ in load_corpus(split, 32).articles} for split in drawn}
     assert sum(map(len, articles.values())) == 6000
     assert not articles["train"] & articles["test"] and not articles["validation"] & articles["test"]
     pairs = {s: {tuple(q) for q in found.questions.reshape(-1, 2).tolist()} - {(-1, -1)} for s, found in drawn.items()}
@@ -86,7 +97,7 @@ def test_splits_share_no_article_and_no_pair(drawn):
 
 def test_test_pages_are_sentences_and_training_pages_are_not(drawn):
     def in_order(split):
-        texts = [f" {' '.join(map(str, ids))} " for _, ids in load_corpus(split, 64).articles]
+        texts = [f" {' '.join(map(str, ids))} " for _, ids in load_corpus(split, 32).articles]
         rows = [[w for w in row if w >= 0] for row in drawn[split].words.tolist()]
         return [any(f" {' '.join(map(str, row))} " in text for text in texts) for row in rows]
 
@@ -94,9 +105,9 @@ def test_test_pages_are_sentences_and_training_pages_are_not(drawn):
 
 
 def test_words_are_where_their_middles_say(drawn):
-    """Ink lies around the middle of every word, and a page has 24 to 40 words."""
+    """Ink lies around the middle of every word, and a page has 8 to 12 words."""
     found = drawn["test"]
-    assert ((found.words >= 0).sum(1) >= 24).all() and (found.words >= 0).sum(1).max() <= 40
+    assert ((found.words >= 0).sum(1) >= 8).all() and (found.words >= 0).sum(1).max() <= 12
     for page, words, centres in zip(found.pixels[256], found.words, found.centres, strict=True):
         for x, y in (centres[words >= 0] * 256).astype(int):
             assert page[max(0, y - 5) : y + 5, max(0, x - 8) : x + 8].min() < 150
@@ -129,11 +140,29 @@ def test_token_counts_are_equal():
 
 @pytest.mark.parametrize("name", list(ARMS))
 def test_readers_see_as_many_tokens_as_they_say(name):
-    reader = Reader(ARMS[name], build_encoder(ARMS[name].encoder), WORDS.language_model(NAME)).eval()
+    encoder = build_encoder(ARMS[name].encoder).eval()
+    reader = Reader(ARMS[name], encoder, WORDS.language_model(NAME)).eval()
+    pixels, words = torch.rand(2, 1, 256, 256), torch.zeros(2, 3, dtype=torch.long)
     with torch.no_grad():
-        tokens = reader.image_tokens(torch.rand(2, 1, 256, 256))
-        assert tokens.shape == (2, ARMS[name].num_tokens(256), LANGUAGE_MODELS[NAME].dim)
-        assert reader(torch.rand(2, 1, 256, 256), torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 130)
+        tokens = look(encoder, pixels, [ARMS[name]])[name]
+        assert tokens.shape == (2, ARMS[name].num_tokens(256), encoder.map_dims[-1])
+        assert reader(pixels, words).shape == (2, 3, 98)
+        torch.testing.assert_close(reader(pixels, words), reader.answer(tokens, words))
+
+
+@pytest.mark.parametrize("name", ["fastvithd", "vit"])
+def test_maps_are_three_views_of_the_token_map(name):
+    """Strides 16, 32, 64; FastViTHD's last one is its token map, the ViT's first one, whose pooled tokens are means."""
+    encoder = build_encoder(name).eval()
+    with torch.no_grad():
+        found, tokens = encoder.maps(torch.rand(2, 1, 256, 256)), encoder(torch.rand(2, 1, 256, 256))
+        pixels = torch.rand(1, 1, 128, 128)
+        maps, alone = encoder.maps(pixels), encoder(pixels)
+    assert [part.shape[1:] for part in found] == [(d, s, s) for d, s in zip(encoder.map_dims, (16, 8, 4), strict=True)]
+    assert tokens.shape == found[2 if name == "fastvithd" else 0].shape
+    torch.testing.assert_close(alone, maps[2 if name == "fastvithd" else 0])
+    if name == "vit":
+        torch.testing.assert_close(maps[2][0, :, 1, 0], alone[0, :, 4:, :4].mean((1, 2)))
 
 
 def test_tiles_are_the_overview_and_the_quarters():
@@ -160,11 +189,11 @@ def test_the_language_model_is_causal_and_knows_order():
 def test_crops_hold_the_words_they_claim(tensors):
     stacked = stack_resolutions(tensors["train"])
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(stacked, tensors["train"], strict=True))
-    crops = Crops(stacked, 64, 50, seed=0)
+    crops = Crops(stacked, 32, 50, seed=0)
     crops.choose()
     pixels, words, centres = crops.take()
     assert pixels.shape == (50, 1, 128, 128) and 0 <= pixels.min() and pixels.max() <= 1
-    assert (((words >= 0) & (words < 64)).any(1)).all(), "a word of the vocabulary stands in the middle"
+    assert (((words >= 0) & (words < 32)).any(1)).all(), "a word of the vocabulary stands in the middle"
     for crop, row, places in zip(pixels[:, 0], words, centres, strict=True):
         for x, y in (places[row >= 0] * 128).long().tolist():
             assert crop[max(0, y - 4) : y + 4, max(0, x - 6) : x + 6].max() > 0.3, "ink at the word's middle"
@@ -174,30 +203,64 @@ def test_contrast_points_to_the_words_place():
     """An encoder that writes each 16-pixel square's grey value into its token's place reads it back there."""
 
     class Squares(torch.nn.Module):
-        out_dim = 16
+        map_dims = (16,)
 
-        def forward(self, pixels):
+        def maps(self, pixels):
             squares = torch.nn.functional.avg_pool2d(pixels, 16)
-            return torch.nn.functional.pixel_unshuffle(squares, 4)
+            return [torch.nn.functional.pixel_unshuffle(squares, 4)]
 
     model = WordContrast(Squares(), 1, dim=1)
     with torch.no_grad():
-        model.places.weight.copy_(torch.eye(16))
-        model.places.bias.zero_()
+        model.places[0].weight.copy_(torch.eye(16))
+        model.places[0].bias.zero_()
         model.words.weight.fill_(1.0)
     pixels = torch.rand(1, 1, 128, 128)
     middles = torch.tensor([[[24, 40], [104, 8], [88, 120]]]) / 128
-    logits, targets = model(pixels, torch.tensor([[0, 5, -1]]), middles)
+    (logits,), targets = model(pixels, torch.tensor([[0, 5, -1]]), middles)
     expected = torch.nn.functional.avg_pool2d(pixels, 16)[0, 0][[2, 0, 7], [1, 6, 5]]
     torch.testing.assert_close(logits[0, :, 0], expected, atol=0.05, rtol=0)
     assert targets.tolist() == [[0, -100, -100]]
 
 
+def test_encoders_learn_to_tell_words_apart(tensors):
+    """On four pages, by heart: every map points to its words, better than an untrained one."""
+    few = stack_resolutions([dataclasses.replace(part, **_first(part, 4)) for part in tensors["train"]])
+    untrained, _ = pretrain_encoder("vit", few, WORDS, Size(1, 2, 0.0))
+    model, loss = pretrain_encoder("vit", few, WORDS, Size(60, 16, 3e-3))
+    assert loss < math.log(32) - 0.5
+    assert word_accuracy(model, few, WORDS)[0] > 0.2 + word_accuracy(untrained, few, WORDS)[0]
+
+
+def _first(pages, count):
+    return {field.name: getattr(pages, field.name)[:count] for field in dataclasses.fields(pages)}
+
+
 def test_a_language_model_finds_the_word_after_another(tensors):
-    model = pretrain_language_model(NAME, WORDS, Size(150, 32, 2e-3), CPU)
-    ceiling = text_accuracy(model, tensors["test"][0], WORDS, CPU)
-    blind = train_blind(model, tensors["train"][0], WORDS, Size(10, 16, 1e-3), CPU)
-    assert ceiling > 0.5 and text_accuracy(blind, tensors["test"][0], WORDS, CPU, blind=True) < 0.5
+    model = pretrain_language_model(NAME, WORDS, Size(150, 32, 4e-3))
+    ceiling = text_accuracy(model, tensors["test"][0], WORDS)
+    blind = train_blind(model, tensors["train"][0], WORDS, Size(10, 16, 1e-3))
+    assert ceiling > 0.5 and text_accuracy(blind, tensors["test"][0], WORDS, blind=True) < 0.5
+
+
+def test_pairs_of_the_test_are_not_learned_against():
+    """The loss leaves pairs that training never asks out of the running: their logits get no gradient."""
+    logits = torch.zeros(1, 2, 98, requires_grad=True)
+    tokens, labels = torch.tensor([[WORDS.mark, 5]]), torch.tensor([[-100, -100]])
+    allowed = training_pairs(32)
+    assert allowed.shape == (96, 32) and 0.6 < allowed.mean() < 0.8
+    labels[0, 1] = int(allowed[5].argmax())
+    loss = WORDS.answer_loss(logits, tokens, labels)
+    assert loss.item() == pytest.approx(math.log(allowed[5].sum() + 66), rel=1e-5)
+    loss.backward()
+    assert ((logits.grad[0, 1, :32] != 0).numpy() == allowed[5]).all()
+
+
+def test_training_pages_hold_all_words_alike():
+    found = draw_pages("train", range(300), options=PageOptions(32, resolutions=(64,)))
+    counts = np.bincount(found.words[(found.words >= 0) & (found.words < 32)], minlength=32)
+    assert counts.max() < 3 * counts.min() and ((found.words >= 32).sum() / (found.words >= 0).sum()) < 0.15
+    answers = draw_pages("test", range(300), options=PageOptions(32, resolutions=(64,))).questions[:, 0, 1]
+    assert np.bincount(answers).max() < 0.4 * len(answers), "one word is not the answer to most questions"
 
 
 def test_questions_are_laid_out_with_labels_at_x():
@@ -210,20 +273,23 @@ def test_questions_are_laid_out_with_labels_at_x():
 
 def test_four_pages_are_learnt_by_heart(tensors):
     torch.manual_seed(0)
-    few = PageTensors(*(getattr(tensors["train"][0], f.name)[:4] for f in dataclasses.fields(PageTensors)))
-    parts = (build_encoder("fastvithd"), WORDS.language_model(NAME))
-    reader, loss = train_reader(ARMS["FastViTHD"], parts, few, WORDS, Size(45, 6, 2e-3), CPU)
-    assert loss < 2.5 and page_accuracy(reader, few, WORDS, CPU).mean() == 1.0
-    assert page_accuracy(reader, few, WORDS, CPU, blank=True).mean() < 1.0
+    few = PageTensors(**_first(tensors["train"][0], 4))
+    reader = Reader(ARMS["FastViTHD"], build_encoder("fastvithd").eval(), WORDS.language_model(NAME))
+    before = {name: value.clone() for name, value in reader.encoder.state_dict().items()}
+    with torch.no_grad():
+        tokens = look(reader.encoder, to_pixels(few.pixels), [reader.arm])["FastViTHD"]
+    loss = train_reader(reader, tokens, few, WORDS, Size(150, 8, 4e-3))
+    assert loss < 2.5 and page_accuracy(reader, tokens, few, WORDS).mean() == 1.0
+    assert page_accuracy(reader, torch.zeros_like(tokens[:1]), few, WORDS).mean() < 1.0
+    assert all(torch.equal(before[name], value) for name, value in reader.encoder.state_dict().items())
     assert to_pixels(torch.tensor([255, 0])).tolist() == [0.0, 1.0]
 
 
-def test_schedule_warms_up_and_cools_down():
+def test_the_rate_warms_up_and_cools_down():
+    shares = [rate_share(step, 20) for step in range(20)]
+    assert shares[:3] == [0.5, 1.0, 1.0] and all(a > b for a, b in itertools.pairwise(shares[2:])) and shares[-1] < 0.02
     weight = torch.nn.Parameter(torch.zeros(1))
-    schedule = Schedule([weight], 1.0, 10, CPU)
-    rates = []
-    schedule.run(lambda: (weight - 1).square().sum(), lambda: rates.append(schedule.optimizer.param_groups[0]["lr"]))
-    assert rates[0] == 1.0 and all(a >= b for a, b in itertools.pairwise(rates)) and 0 < rates[-1] < 0.1
+    assert run_steps([weight], Size(200, 1, 0.1), lambda: (weight - 1).square().sum()) < 1e-3
 
 
 def test_jobs_come_after_their_needs_and_cover_the_plan():
@@ -232,29 +298,19 @@ def test_jobs_come_after_their_needs_and_cover_the_plan():
     assert len(set(keys)) == len(keys)
     for place, job in enumerate(jobs):
         assert all(keys.index(need) < place for need in job.needs)
-    settings = set(reading_jobs._settings(reading_jobs.PLANS["full"]))
-    for arm, size, language, seed in itertools.product(ARMS, (128, 192, 256, 384), LANGUAGE_MODELS, range(2)):
-        assert ((arm, size, language, seed, False) in settings) == ("tiles" not in arm or size >= 256)
-    assert {s for a, size, lm, s, equal in settings if a == "ViT + pooling" and equal} == set(range(5))
+    cells = set(reading_jobs._cells(reading_jobs.PLANS["full"]))
+    assert {("fastvithd", 1, size, 0) for size in (128, 192, 256, 384)} < cells
+    for cell in (("fastvithd", 1, 256), ("vit", 1, 256), ("fastvithd", 2, 256), ("fastvithd", 1, 128)):
+        assert {(*cell, seed) for seed in range(3)} <= cells
+    seen = {(arm.name, size) for name, tiles, size, _ in cells for arm in reading_jobs.arms_of(name, tiles, size)}
+    assert {arm for arm, size in seen if size == 256} == set(ARMS) - {"ViT"} and ("ViT", 128) in seen
 
 
-def test_equal_operations_mean_fewer_images():
-    ours, vit = (reading_jobs.count_operations(arm, 256, NAME) for arm in ("FastViTHD", "ViT + pooling"))
-    assert 2 < vit / ours < 6
-    assert reading_jobs.count_operations("FastViTHD", 384, NAME) > 2 * reading_jobs.count_operations(
-        "FastViTHD", 192, NAME
-    )
-
-
-def test_a_dead_process_gives_its_job_back_once(tmp_path):
-    for name in ("begun", "records"):
-        (tmp_path / name).mkdir()
-    failed = set()
-    for expected in (True, False):
-        (tmp_path / "begun/job").write_text("7")
-        (tmp_path / "begun/other").write_text("8")
-        reading._release(tmp_path, 7, failed)
-        assert (not (tmp_path / "begun/job").exists()) == expected and (tmp_path / "begun/other").exists()
+def test_operations_grow_with_resolution_and_tokens():
+    count = reading_jobs.count_operations
+    assert count("FastViTHD", 384, NAME) > 1.5 * count("FastViTHD", 192, NAME)
+    assert count("ViT + pooling", 256, NAME) > count("FastViTHD", 256, NAME)
+    assert count("FastViTHD, 2 x 2 tiles", 256, NAME) > count("FastViTHD", 256, NAME)
 
 
 def make_records(seeds=5, gap=0.1):
@@ -265,7 +321,6 @@ def make_records(seeds=5, gap=0.1):
         facts = {"arm": arm, "resolution": size, "language_model": lm, "seed": seed, "blank": 0.02}
         key = f"read {arm}, {size} px, {lm}, seed {seed}"
         records.append({"key": key, **facts, "validation": value, "test": value})
-        records.append({"key": f"{key}, equal operations", **facts, "validation": value, "test": value - 0.1})
     return records
 
 
@@ -280,9 +335,8 @@ def judge(records):
 
 def test_rows_follow_from_records():
     rows, claims = judge(make_records())
-    assert [claim.verdict for claim in claims] == ["shown", "shown", "shown", "shown"]
+    assert [claim.verdict for claim in claims] == ["shown", "shown", "shown"]
     assert claims[0].difference.mean == pytest.approx(0.1, abs=0.02)
-    assert claims[1].difference.mean == pytest.approx(0.2, abs=0.02)
     assert claims[0].control_name.endswith("256 px, 16 tokens") and "ViT +" in claims[0].control_name
     assert {row["llm"] for row in rows if row["pareto"]} == set(LANGUAGE_MODELS)
     assert all(row["arm"] == "FastViTHD" for row in rows if row["pareto"])
@@ -291,7 +345,7 @@ def test_rows_follow_from_records():
 
 def test_shuffled_records_show_nothing():
     _, claims = judge(make_records(gap=0.0))
-    assert claims[0].verdict == "not shown" and claims[2].verdict == "not shown"
+    assert claims[0].verdict == "not shown" and claims[1].verdict == "not shown"
 
 
 def test_seeds_that_one_side_lacks_are_left_out():

@@ -192,10 +192,15 @@ def _cells(plan: Plan) -> list[Cell]:
         for rest in (("fastvithd", 1, middle), ("vit", 1, middle), ("fastvithd", 1, low))
     ]
     cells += [("fastvithd", 2, middle, seed) for seed in range(plan.seeds)]
-    cells += [("fastvithd", 1, size, 0) for size in sides] + [("vit", 1, size, 0) for size in sides]
+    cells += [("fastvithd", 1, size, 0) for size in sides] + [("vit", 1, size, 0) for size in sides if size <= middle]
     if LARGE_RESOLUTION in sides:
         cells.append(("fastvithd", 2, LARGE_RESOLUTION, 0))
     return list(dict.fromkeys(cells))
+
+
+def _languages(cell: Cell) -> list[str]:
+    """Return the language models that read what an encoder sees: the larger one FastViTHD's whole pages alone."""
+    return [SMALL_LM, LARGE_LM] if cell[:2] == ("fastvithd", 1) and cell[3] == 0 else [SMALL_LM]
 
 
 def _name(cell: Cell) -> str:
@@ -216,7 +221,7 @@ def _trials(plan: Plan, arm: str) -> dict[float, str]:
 def _reading_job(plan: Plan, cell: Cell) -> Job:
     encoder, tiles, resolution, seed = cell
     arms = arms_of(encoder, tiles, resolution)
-    languages = list(LANGUAGE_MODELS) if seed == 0 else [SMALL_LM]
+    languages = _languages(cell)
     needs = [f"encoder {encoder}, seed {seed}", *(f"language {name}, seed {seed}" for name in languages)]
     if cell != (encoder, tiles, MAIN_RESOLUTION, 0):  # where rates are tuned
         needs.append(_name((encoder, tiles, MAIN_RESOLUTION, 0)))
