@@ -84,6 +84,12 @@ def test_equal_recorded_values_predict_themselves():
     assert not check_prediction(counted, claim([0.31], [0.1])).holds
 
 
+def test_a_repeated_value_is_inside_even_where_the_others_do_not_predict_it():
+    counted = claim([0.9] * 12 + [0.5], [0.5] * 13)
+    assert check_prediction(counted, counted).holds
+    assert not check_prediction(counted, claim([0.49], [0.5])).holds
+
+
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=6)
 
 

@@ -226,7 +226,7 @@ def test_encoders_learn_to_tell_words_apart(tensors):
     """On four pages, by heart: every map points to its words, better than an untrained one."""
     few = stack_resolutions([dataclasses.replace(part, **_first(part, 4)) for part in tensors["train"]])
     untrained, _ = pretrain_encoder("vit", few, WORDS, Size(1, 2, 0.0))
-    model, loss = pretrain_encoder("vit", few, WORDS, Size(60, 16, 3e-3))
+    model, loss = pretrain_encoder("vit", few, WORDS, Size(60, 8, 3e-3))
     assert loss < math.log(32) - 0.5
     assert word_accuracy(model, few, WORDS)[0] > 0.2 + word_accuracy(untrained, few, WORDS)[0]
 
@@ -272,15 +272,18 @@ def test_questions_are_laid_out_with_labels_at_x():
 
 
 def test_four_pages_are_learnt_by_heart(tensors):
+    """Four pages, the same question, four answers: right with the pages, one in four at best without."""
     torch.manual_seed(0)
-    few = PageTensors(**_first(tensors["train"][0], 4))
+    few = PageTensors(**{name: part.clone() for name, part in _first(tensors["train"][0], 4).items()})
+    answers = torch.from_numpy(training_pairs(32)[5]).nonzero()[:4, 0]
+    few.questions[:] = -1
+    few.questions[:, 0] = torch.stack([torch.full_like(answers, 5), answers], 1)
     reader = Reader(ARMS["FastViTHD"], build_encoder("fastvithd").eval(), WORDS.language_model(NAME))
     before = {name: value.clone() for name, value in reader.encoder.state_dict().items()}
-    with torch.no_grad():
-        tokens = look(reader.encoder, to_pixels(few.pixels), [reader.arm])["FastViTHD"]
+    tokens = torch.randn(4, 4, reader.encoder.map_dims[-1])
     loss = train_reader(reader, tokens, few, WORDS, Size(150, 8, 4e-3))
     assert loss < 2.5 and page_accuracy(reader, tokens, few, WORDS).mean() == 1.0
-    assert page_accuracy(reader, torch.zeros_like(tokens[:1]), few, WORDS).mean() < 1.0
+    assert page_accuracy(reader, torch.zeros_like(tokens[:1]), few, WORDS).mean() <= 0.25
     assert all(torch.equal(before[name], value) for name, value in reader.encoder.state_dict().items())
     assert to_pixels(torch.tensor([255, 0])).tolist() == [0.0, 1.0]
 
