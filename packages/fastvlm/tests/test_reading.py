@@ -44,6 +44,7 @@ from fastvlm.reading_stages import (
     train_reader,
     word_accuracy,
 )
+from tenfold_shared.commands import InputError
 
 OPTIONS = PageOptions(32, resolutions=(128, 256))
 WORDS = Words(32)
@@ -314,6 +315,22 @@ def test_operations_grow_with_resolution_and_tokens():
     assert count("FastViTHD", 384, NAME) > 1.5 * count("FastViTHD", 192, NAME)
     assert count("ViT + pooling", 256, NAME) > count("FastViTHD", 256, NAME)
     assert count("FastViTHD, 2 x 2 tiles", 256, NAME) > count("FastViTHD", 256, NAME)
+
+
+def test_a_job_that_fails_can_be_tried_again(tmp_path, monkeypatch):
+    def fail(lab):
+        raise RuntimeError("out of memory")
+
+    job = reading_jobs.Job("one", (), fail)
+    monkeypatch.setattr(reading, "make_jobs", lambda plan: [job])
+    monkeypatch.setattr(reading, "prepare_pages", lambda *arguments: None)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        reading.run_jobs(tmp_path, "smoke", seconds=10.0)
+    job = dataclasses.replace(job, run=lambda lab: {"done": True})
+    (record,) = reading.run_jobs(tmp_path, "smoke", seconds=10.0)
+    assert record["key"] == "one" and record["done"] and record["cpu_seconds"] >= 0
+    with pytest.raises(InputError, match="another budget"):
+        reading.run_jobs(tmp_path, "full", seconds=10.0)
 
 
 def make_records(seeds=5, gap=0.1):

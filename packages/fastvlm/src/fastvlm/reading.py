@@ -9,9 +9,9 @@ language model, for FastViTHD on whole pages. Every encoder has the same word-co
 model has learned to find the word after X in text; every reader then trains projector and language model on equal
 images, while its encoder stays as it is, so that pages are looked at once. The ViT takes a CPU as long as FastViTHD and
 has 2.7 times its operations in pre-training; what follows costs the same for equal tokens, so that equal images favour
-the ViT. Each arm's learning rate is the better of two on validation pages (one seed, a third of the steps), as is each
-encoder's. Floors: blank pages, and a language model that has trained on the questions alone; ceiling: the words given
-as text. Power check: FastViTHD at 256 px against itself at 128 px.
+the ViT. Each arm's learning rate is the better of two on validation pages (seed 0, all steps), each encoder's the
+better of two on crops of them (a third of the steps). Floors: blank pages, and a language model that has trained on the
+questions alone; ceiling: the words given as text. Power check: FastViTHD at 256 px against itself at 128 px.
 
 Primary: exact match of FastViTHD at 256 px (16 tokens) with the smaller language model; control: the better of pruning
 and pooling at 256 px (16 tokens), chosen on validation pages; three seeds, each with its own encoders, pair; minimum
@@ -24,15 +24,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tenfold_shared.files import atomic_write
+from tenfold_shared.commands import InputError
+from tenfold_shared.files import atomic_write, plain_json, write_json
 from tenfold_shared.progress import progress
 
 from fastvlm.pages import NAMES, PageOptions, Split, draw_pages
@@ -82,7 +84,7 @@ def _draw_file(path: Path, split: Split, numbers: range, options: PageOptions) -
         np.savez_compressed(file, **pixels, **{name: getattr(pages, name) for name in NAMES})
 
 
-def work(folder: Path, plan: Plan, deadline: float) -> None:
+def work(folder: Path, plan: Plan, deadline: float, on_job: Callable[[], object] = lambda: None) -> None:
     """Do jobs, the first that nobody has begun and whose needs are there, until none is left or time is up."""
     torch.set_num_threads(1)
     lab, jobs = Laboratory(folder, plan), make_jobs(plan)
@@ -95,9 +97,14 @@ def work(folder: Path, plan: Plan, deadline: float) -> None:
             time.sleep(0 if ready else WAIT_SECONDS)
             continue
         started = time.process_time(), time.perf_counter()
-        found = ready[0].run(lab)
+        try:
+            found = ready[0].run(lab)
+        except BaseException:  # so that no other process waits for it
+            (folder / "begun" / ready[0].key).unlink()
+            raise
         spent = {"cpu_seconds": time.process_time() - started[0], "seconds": time.perf_counter() - started[1]}
         lab.keep(ready[0].key, {**found, **spent})
+        on_job()
 
 
 def _begin(folder: Path, key: str) -> bool:
@@ -119,8 +126,12 @@ def run_jobs(folder: Path, budget: Budget, *, seconds: float, workers: int = 1) 
         budget: Which plan.
         seconds: After which no job is begun.
         workers: Processes, one core each; 1 works here.
+
+    Raises:
+        InputError: The folder holds a run of another plan.
     """
     deadline, plan = time.time() + seconds, PLANS[budget]
+    _check_plan(folder / "plan.json", plan)
     for name in ("records", "parts", "begun", "pages"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for file in (folder / "begun").iterdir():
@@ -129,11 +140,19 @@ def run_jobs(folder: Path, budget: Budget, *, seconds: float, workers: int = 1) 
     prepare_pages(folder, plan, workers)
     if workers == 1:
         threads = torch.get_num_threads()
-        work(folder, plan, deadline)
+        with progress(total=len(make_jobs(plan)), description="train readers", unit="jobs") as bar:
+            work(folder, plan, deadline, bar.update)
         torch.set_num_threads(threads)
     else:
         _work_together(folder, plan, deadline, workers)
     return read_records(folder)
+
+
+def _check_plan(path: Path, plan: Plan) -> None:
+    known = plain_json(asdict(plan))
+    if path.exists() and json.loads(path.read_text()) != known:
+        raise InputError(f"{path.parent} holds a reading run of another budget; name another folder with --out.")
+    write_json(path, known)
 
 
 def _work_together(folder: Path, plan: Plan, deadline: float, workers: int) -> None:
@@ -157,9 +176,8 @@ def check_power(records: Sequence[Mapping[str, Any]]) -> str:
     """Return in a sentence what the power check found."""
 
     def values(resolution: int) -> list[float]:
-        found = [r for r in records if r.get("arm") == PRIMARY and r["resolution"] == resolution]
-        found = [r for r in found if r["language_model"] == SMALL_LM and "test" in r]
-        return [round(r["test"], 4) for r in found]
+        beginning = f"read {PRIMARY}, {resolution} px, {SMALL_LM}, "
+        return [round(record["test"], 4) for record in records if record["key"].startswith(beginning)]
 
     floor = max((r["blind"] for r in records if "blind" in r), default=float("nan"))
     ceiling = max((r["ceiling"] for r in records if "ceiling" in r), default=float("nan"))

@@ -16,6 +16,7 @@ import torch
 from mobileclip.timing import torch_threads
 from tenfold_shared.benchmarks import interleave
 from tenfold_shared.claims import ClaimResult
+from tenfold_shared.environment import environment_report
 from tenfold_shared.files import write_json
 from torch import Tensor
 
@@ -86,7 +87,8 @@ def measure(out: Path, *, budget: Budget) -> list[ClaimResult]:
 
     Args:
         out: Existing folder; gets `reading/` and `reading.svg`.
-        budget: "smoke", "laptop" or "full"; full takes an hour of two cores and goes on from what `reading/` holds.
+        budget: "smoke", "laptop" or "full"; full takes over an hour of two cores and goes on from what `reading/`
+            holds.
 
     Returns:
         One row per contrast, not attempted where a side has no records. Below the full budget nobody learns to read in
@@ -97,9 +99,9 @@ def measure(out: Path, *, budget: Budget) -> list[ClaimResult]:
     records = run_jobs(folder, budget, seconds=SECONDS[budget], workers=WORKERS[budget])
     seconds = time_first_token(budget)
     rows = tabulate(records, seconds)
-    curves = {"rows": rows, "floors": floors(records), "source": "This run."}
+    curves = {"rows": rows, "floors": floors(records), "records": records, "environment": environment_report()}
     write_json(folder / "curves.json", curves)
-    draw(out / "reading.svg", curves if budget == "full" else recorded_curves() or curves)
+    draw(out / "reading.svg", curves if budget == "full" else recorded_curves())
     facts = partial(_judge, records, rows=rows, budget=budget, seconds=time.perf_counter() - start)
     return [facts(contrast) or not_trained(contrast, UNTRAINED) for contrast in CONTRASTS]
 
@@ -113,13 +115,14 @@ def not_trained(contrast: Contrast, reason: str) -> ClaimResult:
 
 def draw(path: Path, curves: Mapping[str, Any]) -> None:
     """Draw exact match over time to first token."""
-    plots.draw_reading(path, curves["rows"], curves["floors"], curves["source"])
+    machine = curves["environment"]
+    source = f"Full run: {machine['cpu']}, {machine['cores']} cores, commit {machine['commit'][:12]}."
+    plots.draw_reading(path, curves["rows"], curves["floors"], source)
 
 
-def recorded_curves() -> dict[str, Any] | None:
-    """Return the curves of the recorded full run, or None where there is none."""
-    file = resources.files("fastvlm").joinpath("results", "reading.json")
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+def recorded_curves() -> dict[str, Any]:
+    """Return `curves.json` of the recorded full run."""
+    return json.loads(resources.files("fastvlm").joinpath("results", "reading.json").read_text("utf-8"))
 
 
 def tabulate(records: Records, seconds: Mapping[Key, float]) -> list[dict[str, Any]]:
@@ -155,7 +158,7 @@ def tabulate(records: Records, seconds: Mapping[Key, float]) -> list[dict[str, A
 
 
 def _readings(records: Records) -> list[Mapping[str, Any]]:
-    return [record for record in records if "test" in record and "arm" in record]
+    return [record for record in records if record["key"].startswith("read ")]
 
 
 def _key(record: Mapping[str, Any]) -> Key:

@@ -34,7 +34,7 @@ Budget = Literal["smoke", "laptop", "full"]
 SMALL_LM, LARGE_LM = LANGUAGE_MODELS
 PRIMARY, CONTROLS, TILES = "FastViTHD", ("ViT + pruning", "ViT + pooling"), "FastViTHD, 2 x 2 tiles"
 MAIN_RESOLUTION, LOW_RESOLUTION, LARGE_RESOLUTION = 256, 128, 384
-TUNING_SHARE = 3  # of the steps, one over this
+TUNING_SHARE = 3  # of the steps of an encoder, one over this
 MOST_TOKENS = 64  # of an arm
 LOOK_BATCH = 50
 
@@ -143,7 +143,7 @@ class Laboratory:
 
     def keep(self, key: str, found: Mapping[str, Any]) -> None:
         """Write a record."""
-        write_json(self.folder / "records" / f"{key}.json", plain_json({"key": key, **found}))
+        write_json(self.folder / "records" / f"{key}.json", plain_json({**found, "key": key}))
 
     def save(self, key: str, module: nn.Module) -> None:
         """Keep a trained part for other jobs."""
@@ -227,11 +227,11 @@ def _reading_job(plan: Plan, cell: Cell) -> Job:
         needs.append(_name((encoder, tiles, MAIN_RESOLUTION, 0)))
 
     def run(lab: Laboratory) -> dict[str, Any]:
-        bench = Bench(lab, cell, arms)
+        lesson = Lesson(lab, cell, arms)
         for arm in arms:
-            bench.tune(arm)
+            lesson.tune(arm)
             for language in languages:
-                bench.read(arm, language)
+                lesson.read(arm, language)
         return {"pages": plan.pages[0]}
 
     return Job(_name(cell), tuple(needs), run)
@@ -250,12 +250,8 @@ def _make_job(plan: Plan, key: str) -> Job:
     trials = {rate: f"pretrain {parts[0]}, {rate:g}" for rate in plan.pretrain_rates}
     if kind == "encoder":
         return Job(key, tuple(trials.values()), lambda lab: _encoder(lab, key, parts[0], trials, int(last)))
-    size = _shorten(plan.pretrain, float(last))
+    size = replace(plan.pretrain, steps=max(1, plan.pretrain.steps // TUNING_SHARE), rate=float(last))
     return Job(key, (), lambda lab: _pretrain(lab, parts[0], size)[1])
-
-
-def _shorten(size: Size, rate: float) -> Size:
-    return replace(size, steps=max(1, size.steps // TUNING_SHARE), rate=rate)
 
 
 def _pretrain(lab: Laboratory, name: str, size: Size) -> tuple[nn.Module, dict[str, Any]]:
@@ -283,7 +279,7 @@ def _language(lab: Laboratory, key: str, name: str, seed: int) -> dict[str, Any]
     }
 
 
-class Bench:
+class Lesson:
     """Tokens of all pages as one encoder sees them, and the readers that learn from them.
 
     Args:
@@ -305,26 +301,30 @@ class Bench:
         self.blank = {arm: found.clone() for arm, found in blank.items()}
 
     def tune(self, arm: Arm) -> None:
-        """Try all rates with fewer steps, on validation pages; what has a record is left out."""
+        """Try all rates with the small language model; what has a record is left out."""
         for rate, key in _trials(self.lab.plan, arm.name).items():
             if self.lab.record(key) is None:
-                size = _shorten(self.lab.plan.read, rate)
-                reader, loss = self._train(arm, SMALL_LM, size)
-                self.lab.keep(key, {"validation": self._accuracy(reader, "validation"), "loss": loss, **vars(size)})
+                self.lab.keep(key, self._measure(arm, SMALL_LM, replace(self.lab.plan.read, rate=rate)))
 
     def read(self, arm: Arm, language: str) -> None:
-        """Train a reader and record how it reads; what has a record is left out."""
+        """Train a reader and record how it reads; what has a record is left out, what was a trial is taken over."""
         _, _, resolution, seed = self.cell
         key = f"read {arm.name}, {resolution} px, {language}, seed {seed}"
         if self.lab.record(key) is not None:
             return
-        plan = self.lab.plan
-        size = replace(plan.read, rate=self.lab.best_rate(_trials(plan, arm.name)), seed=seed)
+        trials = _trials(self.lab.plan, arm.name)
+        rate = self.lab.best_rate(trials)
+        found = self.lab.record(trials[rate]) or {}
+        if [found.get(name) for name in ("resolution", "language_model", "seed")] != [resolution, language, seed]:
+            found = self._measure(arm, language, replace(self.lab.plan.read, rate=rate, seed=seed))
+        self.lab.keep(key, found)
+
+    def _measure(self, arm: Arm, language: str, size: Size) -> dict[str, Any]:
         reader, loss = self._train(arm, language, size)
-        facts = {"arm": arm.name, "resolution": resolution, "language_model": language, "loss": loss, **vars(size)}
+        facts = {"arm": arm.name, "resolution": self.cell[2], "language_model": language, "loss": loss, **vars(size)}
         found = {split: self._accuracy(reader, split) for split in ("validation", "test")}
         blank = page_accuracy(reader, self.blank[arm.name], self.pages["test"], self.lab.words)
-        self.lab.keep(key, {**facts, **found, "blank": float(blank.mean()), "images": size.steps * size.batch})
+        return {**facts, **found, "blank": float(blank.mean()), "images": size.steps * size.batch}
 
     def _train(self, arm: Arm, language: str, size: Size) -> tuple[Reader, float]:
         torch.manual_seed(size.seed)
