@@ -44,6 +44,7 @@ from fastvlm.reading_stages import (
     train_reader,
     word_accuracy,
 )
+from tenfold_shared.claims import read_recorded
 from tenfold_shared.commands import InputError
 
 OPTIONS = PageOptions(32, resolutions=(128, 256))
@@ -397,3 +398,15 @@ def test_a_whole_small_run_and_what_it_draws(tmp_path):
     assert {row["arm"] for row in curves["rows"]} <= set(ARMS) and (tmp_path / "reading.svg").read_text().count(
         "<svg"
     ) == 1
+
+
+def test_the_recorded_rows_follow_from_the_recorded_trainings():
+    curves = reading_claims.recorded_curves()
+    seconds = {(row["arm"], row["resolution"], row["llm"]): row["ttft_ms"] / 1e3 for row in curves["rows"]}
+    for again, row in zip(reading_claims.tabulate(curves["records"], seconds), curves["rows"], strict=True):
+        assert again | {"ttft_ms": row["ttft_ms"]} == row
+    recorded = {claim["claim"]: claim for claim in read_recorded("fastvlm")["claims"]}
+    for contrast in reading_claims.CONTRASTS:
+        again = reading_claims._judge(curves["records"], contrast, rows=curves["rows"], budget="full", seconds=1.0)
+        for name in ("ours", "control", "difference", "verdict", "control_name", "note"):
+            assert again.to_dict()[name] == recorded[contrast.claim][name]

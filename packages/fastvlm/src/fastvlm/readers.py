@@ -185,8 +185,8 @@ def _angles(positions: Tensor, dim: int) -> Tensor:
 class WordContrast(nn.Module):
     """Word-contrastive pre-training: the token where a word stands must point to that word among all words.
 
-    It does so on three maps of an encoder, of stride 16, 32 and 64: on the last alone FastViTHD learns five times
-    slower. A token may hold several words, so that a linear map gives it 4 x 4 places, and the one next to where the
+    It does so on three maps of an encoder, of stride 16, 32 and 64: by the last alone FastViTHD learns far more
+    slowly. A token may hold several words, so that a linear map gives it 4 x 4 places, and the one next to where the
     word stands in the token's cell is compared.
 
     Args:
