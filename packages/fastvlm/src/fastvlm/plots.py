@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ matplotlib.use("svg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 from tenfold_shared.files import atomic_write
 
 STYLE = {
@@ -98,10 +100,14 @@ def draw_reading(path: Path, rows: Rows, floors: Mapping[str, float], source: st
                     axis.annotate(f" {row['resolution']}", (row["ttft_ms"], row["accuracy"]), fontsize=7)
             front = [row for row in rows if row["llm"] == model and row["pareto"]]
             axis.scatter(*_columns(front, "ttft_ms", "accuracy"), facecolors="none", edgecolors="grey", s=110)
-            for name, value in floors.items():
+            for (name, value), (place, side) in zip(
+                floors.items(), cycle([(0.01, "left"), (0.99, "right")]), strict=False
+            ):
                 axis.axhline(value, color="grey", linewidth=0.8, linestyle=":")
-                axis.text(0.99, value, name, transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
+                axis.text(place, value, name, transform=axis.get_yaxis_transform(), ha=side, va="bottom", fontsize=7)
             axis.set(xscale="log", xlabel="time to first token (ms)", title=f"language model: {model}")
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_formatter(ScalarFormatter())
         axes[0][0].set_ylabel("exact match, held-out pages")
         if models:
             handles = axes[0][0].get_legend_handles_labels()
