@@ -26,7 +26,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def run_jobs(folder: Path, budget: Budget, *, seconds: float, workers: int = 1) 
 
 
 def _check_plan(path: Path, plan: Plan) -> None:
-    known = plain_json(asdict(plan))
+    known = plain_json(asdict(replace(plan, seeds=0)))  # seeds may be added
     if path.exists() and json.loads(path.read_text()) != known:
         raise InputError(f"{path.parent} holds a reading run of another budget; name another folder with --out.")
     write_json(path, known)
