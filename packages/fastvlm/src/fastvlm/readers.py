@@ -86,6 +86,9 @@ class GreyViT(nn.Module):
         return [tokens, F.avg_pool2d(tokens, 2), F.avg_pool2d(tokens, 4)]
 
 
+Encoder = GreyFastViTHD | GreyViT
+
+
 class VitBlock(nn.Module):
     """Attention and a feed-forward part of four times the width."""
 
@@ -195,7 +198,7 @@ class WordContrast(nn.Module):
         dim: Width in which places and words are compared.
     """
 
-    def __init__(self, encoder: nn.Module, num_words: int, dim: int = 64) -> None:
+    def __init__(self, encoder: Encoder, num_words: int, dim: int = 64) -> None:
         super().__init__()
         self.encoder = encoder
         self.places = nn.ModuleList([nn.Linear(width, PLACES**2 * dim) for width in encoder.map_dims])
@@ -269,7 +272,7 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def build_encoder(name: str) -> nn.Module:
+def build_encoder(name: str) -> Encoder:
     """Return a new "fastvithd" or "vit" in train form."""
     return GreyFastViTHD() if name == "fastvithd" else GreyViT()
 
@@ -283,7 +286,7 @@ class Reader(nn.Module):
         language_model: Reads tokens and words.
     """
 
-    def __init__(self, arm: Arm, encoder: nn.Module, language_model: SmallLM) -> None:
+    def __init__(self, arm: Arm, encoder: Encoder, language_model: SmallLM) -> None:
         super().__init__()
         self.arm, self.encoder, self.language_model = arm, encoder, language_model
         dim = language_model.config.dim

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, NAMES, Pages, Split
-from fastvlm.readers import ARMS, LANGUAGE_MODELS, Arm, Reader, SmallLM, answer_logits, build_encoder, look
+from fastvlm.readers import ARMS, LANGUAGE_MODELS, Arm, Encoder, Reader, SmallLM, answer_logits, build_encoder, look
 from fastvlm.reading_data import PageTensors, Words, stack_resolutions, to_pixels
 from fastvlm.reading_stages import (
     Size,
@@ -30,6 +30,7 @@ from fastvlm.reading_stages import (
     word_accuracy,
 )
 
+Part = TypeVar("Part", bound=nn.Module)
 Budget = Literal["smoke", "laptop", "full"]
 SMALL_LM, LARGE_LM = LANGUAGE_MODELS
 PRIMARY, CONTROLS, TILES = "FastViTHD", ("ViT + pruning", "ViT + pooling"), "FastViTHD, 2 x 2 tiles"
@@ -150,7 +151,7 @@ class Laboratory:
         with atomic_write(self.folder / "parts" / f"{key}.pt") as file:
             torch.save(module.state_dict(), file)
 
-    def load(self, key: str, module: nn.Module) -> nn.Module:
+    def load(self, key: str, module: Part) -> Part:
         """Fill a part with what was kept."""
         module.load_state_dict(torch.load(self.folder / "parts" / f"{key}.pt", weights_only=True))
         return module.eval()
@@ -338,7 +339,7 @@ class Lesson:
         return float(page_accuracy(reader, tokens, self.pages[split], self.lab.words).mean())
 
 
-def prepare_encoder(name: str, encoder: nn.Module) -> nn.Module:
+def prepare_encoder(name: str, encoder: Encoder) -> Encoder:
     """Return an encoder as for inference: FastViTHD with its branches fused."""
     if name == "fastvithd":
         ready = build_encoder(name).eval()
