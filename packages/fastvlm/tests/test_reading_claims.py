@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +88,20 @@ def test_the_recorded_rows_follow_from_the_recorded_trainings():
         again = reading_claims._judge(curves["records"], contrast, rows=curves["rows"], budget="full", seconds=1.0)
         for name in ("ours", "control", "difference", "verdict", "control_name", "note"):
             assert again.to_dict()[name] == recorded[contrast.claim][name]
+
+
+def test_the_readme_says_what_was_recorded():
+    rows = {(row["arm"], row["resolution"], row["llm"]): row for row in reading_claims.recorded_curves()["rows"]}
+    small, large = LANGUAGE_MODELS
+
+    def percent(arm, resolution, llm=small):
+        return round(100 * rows[arm, resolution, llm]["accuracy"])
+
+    curves = [[percent("FastViTHD", size, llm) for size in (128, 192, 256, 384)] for llm in (small, large)]
+    text = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
+    assert "{}, {}, {} and {} % of the questions".format(*curves[0]) in text
+    assert "larger language model {}, {}, {} and {} %".format(*curves[1]) in text
+    assert f"pruned ({percent('ViT + pruning', 256)} %) or pooled ({percent('ViT + pooling', 256)} %) tokens" in text
+    assert f"its own tiles ({percent('FastViTHD, 2 x 2 tiles', 256)} %, 20 tokens)" in text
+    assert f"64 tokens of a page of 128 px reads {percent('ViT', 128)} %" in text
+    assert rows["ViT", 128, small]["ttft_ms"] < 0.4 * rows["FastViTHD", 384, small]["ttft_ms"]

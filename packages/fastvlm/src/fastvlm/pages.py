@@ -53,20 +53,18 @@ class PageOptions:
     Args:
         num_words: Size of the vocabulary: the most frequent words of the training articles.
         font_sizes: Smallest and largest font size in pixels of the full page.
-        fonts: Files of DejaVu.
-        font_folder: Where they lie; matplotlib's by default.
+        fonts: Files of DejaVu, of those that come with matplotlib.
         resolutions: At which pages are kept, in pixels a side; downsampled by averaging.
     """
 
     num_words: int = 32
     font_sizes: tuple[int, int] = FONT_SIZES
     fonts: tuple[str, ...] = FONTS
-    font_folder: Path | None = None
     resolutions: tuple[int, ...] = (SIDE,)
 
     def font(self, name: str, size: int) -> ImageFont.FreeTypeFont:
         """Return a font of a size in pixels."""
-        return _load_font(str(self.font_folder or _matplotlib_fonts()), name, size)
+        return _load_font(str(_matplotlib_fonts()), name, size)
 
 
 @dataclass(frozen=True)
