@@ -94,6 +94,13 @@ def test_good_tests_catch_what_poor_ones_do_not(workspace, monkeypatch, capsys, 
     assert (workspace / "packages/one/src/loss.py").read_text() == LOSS
 
 
+def test_tests_of_the_changed_module_come_first(workspace):
+    folder = workspace / "packages/one"
+    (folder / "tests/test_a.py").write_text("import other\n")
+    (folder / "tests/test_z.py").write_text("import loss\n")
+    assert [file.name for file in mutate.test_files(folder, "loss")] == ["test_loss.py", "test_z.py", "test_a.py"]
+
+
 def test_tests_that_fail_anyway_catch_nothing(workspace):
     (workspace / "packages/one/tests/test_loss.py").write_text("def test_it():\n    assert False\n")
     with pytest.raises(ValueError, match="fail as they are"):
