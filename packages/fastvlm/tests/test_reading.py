@@ -134,6 +134,7 @@ def test_token_counts_are_equal():
     for size in (128, 192, 256, 384):
         counts = {name: arm.num_tokens(size) for name, arm in ARMS.items()}
         assert counts["FastViTHD"] == counts["ViT + pruning"] == counts["ViT + pooling"] == (size // 64) ** 2
+        assert counts["ViT + pruning to a quarter"] == counts["ViT + pooling of 2 x 2"] == counts["ViT"] / 4
         assert counts["ViT"] == (size // 16) ** 2
     assert ARMS["FastViTHD, 2 x 2 tiles"].num_tokens(256) == 20
 
@@ -303,10 +304,21 @@ def test_jobs_come_after_their_needs_and_cover_the_plan():
         assert all(keys.index(need) < place for need in job.needs)
     cells = set(reading_jobs._cells(reading_jobs.PLANS["full"]))
     assert {("fastvithd", 1, size, 0) for size in (128, 192, 256, 384)} < cells
-    for cell in (("fastvithd", 1, 256), ("vit", 1, 256), ("fastvithd", 2, 256), ("fastvithd", 1, 128)):
-        assert {(*cell, seed) for seed in range(3)} <= cells
+    for cell in (("fastvithd", 1, 256), ("vit", 1, 256), ("fastvithd", 2, 256), ("fastvithd", 1, 128), ("vit", 1, 128)):
+        assert {(*cell, seed) for seed in range(5)} <= cells
     seen = {(arm.name, size) for name, tiles, size, _ in cells for arm in reading_jobs.arms_of(name, tiles, size)}
-    assert {arm for arm, size in seen if size == 256} == set(ARMS) - {"ViT"} and ("ViT", 128) in seen
+    quarters = {"ViT + pruning to a quarter", "ViT + pooling of 2 x 2"}
+    assert {arm for arm, size in seen if size == 256} == set(ARMS) - quarters - {"ViT"}
+    assert {arm for arm, size in seen if size == 128} == set(ARMS) - {"FastViTHD, 2 x 2 tiles"}
+
+
+def test_rates_are_tuned_before_they_are_used():
+    jobs = {job.key: job for job in reading_jobs.make_jobs(reading_jobs.PLANS["full"])}
+    first = {"readers vit, 1 tiles, 256 px, seed 0", "readers vit, 1 tiles, 128 px, seed 0"}
+    assert first & set(jobs["readers vit, 1 tiles, 256 px, seed 0"].needs) == set()
+    assert first < set(jobs["readers vit, 1 tiles, 192 px, seed 0"].needs)
+    for seed in range(1, 5):
+        assert first < set(jobs[f"readers vit, 1 tiles, 128 px, seed {seed}"].needs)
 
 
 def test_operations_grow_with_resolution_and_tokens():

@@ -34,12 +34,17 @@ def judge(records):
 
 def test_rows_follow_from_records():
     rows, claims = judge(make_records())
-    assert [claim.verdict for claim in claims] == ["shown", "shown", "shown"]
+    assert [claim.verdict for claim in claims] == ["shown"] * 4
     assert claims[0].difference.mean == pytest.approx(0.1, abs=0.02)
     assert claims[0].control_name.endswith("256 px, 16 tokens") and "ViT +" in claims[0].control_name
     assert {row["llm"] for row in rows if row["pareto"]} == set(LANGUAGE_MODELS)
     assert all(row["arm"] == "FastViTHD" for row in rows if row["pareto"])
     assert "FastViTHD reads best at 256 px" in claims[0].note
+
+
+def test_controls_have_as_many_tokens():
+    settings = {(arm, size): ARMS[arm].num_tokens(size) for arm, size, _ in reading_claims.EQUAL_TOKENS}
+    assert len(settings) == 4 and set(settings.values()) == {16} and {size for _, size in settings} == {128, 256}
 
 
 def test_shuffled_records_show_nothing():
@@ -50,7 +55,7 @@ def test_shuffled_records_show_nothing():
 def test_seeds_that_one_side_lacks_are_left_out():
     records = make_records()
     kept = [r for r in records if not (r.get("arm") == "ViT + pruning" and r["seed"] > 2)]
-    kept = [r for r in kept if r.get("arm") != "ViT + pooling"]
+    kept = [r for r in kept if r.get("arm") not in {arm for arm, *_ in reading_claims.EQUAL_TOKENS} - {"ViT + pruning"}]
     _, claims = judge(kept)
     assert len(claims[0].ours.per_seed) == 3 and claims[0].verdict == "direction only"
     assert judge([r for r in records if r.get("arm") != "FastViTHD"])[1][0] is None

@@ -240,20 +240,20 @@ class Arm:
         name: In tables and figures.
         encoder: "fastvithd" or "vit".
         reduce: From a token sequence to fewer tokens, given how many.
+        stride: Pixels a side of the page for each token.
         tiles: Tiles a side; above 1 an overview goes before them, all at `resolution // tiles` pixels.
     """
 
     name: str
     encoder: str
     reduce: Callable[[Tensor, int], Tensor] | None = None
+    stride: int = STRIDE
     tiles: int = 1
 
     def num_tokens(self, resolution: int) -> int:
         """Return the image tokens of a page of that resolution."""
-        if self.tiles > 1:
-            return (self.tiles**2 + 1) * (resolution // self.tiles // STRIDE) ** 2
-        whole = self.encoder == "vit" and self.reduce is None
-        return (resolution // (PATCH if whole else STRIDE)) ** 2
+        views = 1 if self.tiles == 1 else self.tiles**2 + 1
+        return views * (resolution // self.tiles // self.stride) ** 2
 
 
 def _pool(tokens: Tensor, num_keep: int) -> Tensor:
@@ -264,9 +264,11 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("FastViTHD", "fastvithd"),
-        Arm("ViT", "vit"),
+        Arm("ViT", "vit", stride=PATCH),
         Arm("ViT + pruning", "vit", prune_tokens),
         Arm("ViT + pooling", "vit", _pool),
+        Arm("ViT + pruning to a quarter", "vit", prune_tokens, stride=2 * PATCH),
+        Arm("ViT + pooling of 2 x 2", "vit", _pool, stride=2 * PATCH),
         Arm("FastViTHD, 2 x 2 tiles", "fastvithd", tiles=2),
     )
 }

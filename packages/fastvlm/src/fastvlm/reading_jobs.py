@@ -16,6 +16,7 @@ from tenfold_shared.files import atomic_write, plain_json, write_json
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastvlm.config import STRIDE
 from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, NAMES, Pages, Split
 from fastvlm.readers import ARMS, LANGUAGE_MODELS, Arm, Encoder, Reader, SmallLM, answer_logits, build_encoder, look
 from fastvlm.reading_data import PageTensors, Words, stack_resolutions, to_pixels
@@ -33,10 +34,10 @@ from fastvlm.reading_stages import (
 Part = TypeVar("Part", bound=nn.Module)
 Budget = Literal["smoke", "laptop", "full"]
 SMALL_LM, LARGE_LM = LANGUAGE_MODELS
-PRIMARY, CONTROLS, TILES = "FastViTHD", ("ViT + pruning", "ViT + pooling"), "FastViTHD, 2 x 2 tiles"
+PRIMARY, TILES = "FastViTHD", "FastViTHD, 2 x 2 tiles"
 MAIN_RESOLUTION, LOW_RESOLUTION, LARGE_RESOLUTION = 256, 128, 384
 TUNING_SHARE = 3  # of the steps of an encoder, one over this
-MOST_TOKENS = 64  # of an arm
+MOST_TOKENS = 64  # of an arm; one that leaves tokens out has fewer
 LOOK_BATCH = 50
 
 
@@ -75,7 +76,7 @@ PLANS: dict[Budget, Plan] = {
     "smoke": _SMALL,
     "laptop": _SMALL,
     "full": Plan(
-        3, 32, (16_000, 500, 2000), 6000, (128, 192, 256, 384), Size(1200, 64, 0.0), Size(400, 64, 2e-3),
+        5, 32, (16_000, 500, 2000), 6000, (128, 192, 256, 384), Size(1200, 64, 0.0), Size(400, 64, 2e-3),
         Size(1000, 64, 0.0), (1e-3, 3e-3), (1e-3, 3e-3),
     ),
 }  # fmt: skip
@@ -186,12 +187,8 @@ def make_jobs(plan: Plan) -> list[Job]:
 
 def _cells(plan: Plan) -> list[Cell]:
     sides, middle, low = plan.resolutions, MAIN_RESOLUTION, LOW_RESOLUTION
-    cells: list[Cell] = [("fastvithd", 1, middle, 0), ("fastvithd", 1, low, 0), ("vit", 1, middle, 0)]
-    cells += [
-        (*rest, seed)
-        for seed in range(1, plan.seeds)
-        for rest in (("fastvithd", 1, middle), ("vit", 1, middle), ("fastvithd", 1, low))
-    ]
+    judged = [("fastvithd", 1, middle), ("fastvithd", 1, low), ("vit", 1, low), ("vit", 1, middle)]
+    cells: list[Cell] = [(*rest, seed) for seed in range(plan.seeds) for rest in judged]
     cells += [("fastvithd", 2, middle, seed) for seed in range(plan.seeds)]
     cells += [("fastvithd", 1, size, 0) for size in sides] + [("vit", 1, size, 0) for size in sides if size <= middle]
     if LARGE_RESOLUTION in sides:
@@ -200,8 +197,8 @@ def _cells(plan: Plan) -> list[Cell]:
 
 
 def _languages(cell: Cell) -> list[str]:
-    """Return the language models that read what an encoder sees: the larger one FastViTHD's whole pages alone."""
-    return [SMALL_LM, LARGE_LM] if cell[:2] == ("fastvithd", 1) and cell[3] == 0 else [SMALL_LM]
+    """Return the language models that read what an encoder sees: the larger one with the first seed alone."""
+    return [SMALL_LM, LARGE_LM] if cell[3] == 0 else [SMALL_LM]
 
 
 def _name(cell: Cell) -> str:
@@ -209,10 +206,21 @@ def _name(cell: Cell) -> str:
     return f"readers {encoder}, {tiles} tiles, {resolution} px, seed {seed}"
 
 
+def is_read(arm: Arm, resolution: int) -> bool:
+    """Return whether an arm has few enough tokens at a resolution, and tiles of 128 px at least."""
+    few = arm.num_tokens(resolution) < MOST_TOKENS + (arm.reduce is None)
+    return few and resolution >= arm.tiles * LOW_RESOLUTION
+
+
 def arms_of(encoder: str, tiles: int, resolution: int) -> list[Arm]:
-    """Return the arms that see what an encoder sees, of few enough tokens."""
+    """Return the arms that see what an encoder sees."""
     arms = [arm for arm in ARMS.values() if (arm.encoder, arm.tiles) == (encoder, tiles)]
-    return [arm for arm in arms if arm.num_tokens(resolution) <= MOST_TOKENS]
+    return [arm for arm in arms if is_read(arm, resolution)]
+
+
+def _tuning_cell(arm: Arm) -> Cell:
+    """Return where an arm's rate is tuned: at 256 px, or at 128 px where that gives 16 tokens or more."""
+    return arm.encoder, arm.tiles, MAIN_RESOLUTION if arm.stride == STRIDE else LOW_RESOLUTION, 0
 
 
 def _trials(plan: Plan, arm: str) -> dict[float, str]:
@@ -224,13 +232,13 @@ def _reading_job(plan: Plan, cell: Cell) -> Job:
     arms = arms_of(encoder, tiles, resolution)
     languages = _languages(cell)
     needs = [f"encoder {encoder}, seed {seed}", *(f"language {name}, seed {seed}" for name in languages)]
-    if cell != (encoder, tiles, MAIN_RESOLUTION, 0):  # where rates are tuned
-        needs.append(_name((encoder, tiles, MAIN_RESOLUTION, 0)))
+    needs += dict.fromkeys(_name(_tuning_cell(arm)) for arm in arms if _tuning_cell(arm) != cell)
 
     def run(lab: Laboratory) -> dict[str, Any]:
         lesson = Lesson(lab, cell, arms)
         for arm in arms:
-            lesson.tune(arm)
+            if cell == _tuning_cell(arm):
+                lesson.tune(arm)
             for language in languages:
                 lesson.read(arm, language)
         return {"pages": plan.pages[0]}
