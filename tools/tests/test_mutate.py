@@ -16,6 +16,10 @@ def loss(a: int, b: "1 + 1") -> int:
     if not a < b <= 3:
         raise ValueError(f"{a + 1} is bad")
     return -a * b + 1 if a and True else b
+
+
+if __name__ == "__main__":
+    print(1 + 1)
 '''
 LOSS = "def double(x):\n    return 2 * x + 1\n\n\ndef clip(x):\n    return 0 if x < 3 else x\n"
 GOOD_TEST = """

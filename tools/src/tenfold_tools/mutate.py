@@ -69,7 +69,8 @@ class Mutant:
 def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
     """Yield what can be flipped: `(node, position)`, with the comparison's position in a chain.
 
-    Annotations, docstrings, messages of exceptions and f-strings are left alone: they compute nothing.
+    Annotations, docstrings, messages of exceptions and f-strings are left alone, which compute nothing, and what a
+    module does as a script.
     """
     for node in _computing(tree):
         if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS:
@@ -89,8 +90,9 @@ def _computing(node: ast.AST) -> Iterator[ast.AST]:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert):
-                yield child
-                yield from _computing(child)
+                if not (isinstance(child, ast.If) and ast.unparse(child.test) == "__name__ == '__main__'"):
+                    yield child
+                    yield from _computing(child)
 
 
 def flip(node: ast.AST, position: int) -> str:
