@@ -148,6 +148,15 @@ def test_a_document_of_ten_million_tokens():
     assert plan.tokens.sum() + plan.dropped_tokens == 10_000_000
 
 
+@pytest.mark.parametrize("policy", ["random", "equal"])
+def test_of_a_long_document_less_than_the_shortest_row_is_left(policy):
+    """Also of one with more pieces than are drawn at once."""
+    lengths = np.arange(100_000, 100_400)
+    plan = decompose(lengths, policy=policy)
+    left = lengths - np.bincount(plan.doc, weights=plan.tokens)
+    assert left.min() >= 0 and left.max() <= 256
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -122,6 +122,13 @@ def test_micro_batches_of_a_step_have_one_length(store, workers):
     assert joined == content(load(store))
 
 
+def test_a_step_is_served_when_its_last_micro_batch_is(store):
+    loader = load(store)
+    stream = BucketDataset(loader, micro_batches=2).batches()
+    steps = [(next(stream), loader.state_dict()["step"])[1] for _ in range(6)]
+    assert steps == [0, 1, 1, 2, 2, 3]
+
+
 def test_a_state_of_another_run_is_refused(store):
     state = load(store).state_dict()
     with pytest.raises(ValueError, match="`seed` was 3 when the state was saved and is 4 now"):

@@ -1,11 +1,12 @@
 """Numbers of the authors that need no training."""
 
+import inspect
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_decomposition import PRESETS, plan_training, simulate
+from dataset_decomposition import PRESETS, BucketLoader, plan_training, simulate
 from dataset_decomposition.config import BucketConfig
 from dataset_decomposition.curriculum import bucket_odds, draw_cycle
 from dataset_decomposition.layout import sequences_per_shard
@@ -82,6 +83,13 @@ def test_attention_takes_a_quarter_of_the_compute_of_1b_at_8k():
         assert chunked["attention_share"] == pytest.approx(share, abs=0.005)
 
 
+def test_defaults_are_the_papers():
+    """Grow-P2 in eight cycles, buckets from 256 to 8192 tokens (Sec. 4)."""
+    defaults = {name: option.default for name, option in inspect.signature(BucketLoader).parameters.items()}
+    assert [defaults[name] for name in ("curriculum", "cycles", "epochs")] == ["grow-p2", 8, 1]
+    assert BucketConfig().bucket_lengths == LENGTHS
+
+
 def test_sizes_of_the_models():
     for name, millions in (("160m", 162), ("410m", 412), ("1b", 1440), ("3b", 2796), ("7b", 6889)):
         assert PRESETS[name].model.num_params / 1e6 == pytest.approx(millions, rel=0.01)
@@ -92,7 +100,13 @@ def test_context_of_whole_rows():
     assert mean_context(np.array([5, 5, 5])) == 2
     rows = simulate([1000, 30], PRESETS["1b"].model, BucketConfig(min_length=64, max_length=512))
     assert [row["kept"] for row in rows[:-1]] == [1, 1, 1, 1]
+    assert [row["method"] for row in rows[:2]] == ["concat-and-chunk 128", "concat-and-chunk 512"]
+    assert rows[1]["cost"] == 1, "the longest row of concat-and-chunk is the measure"
+    shortest = simulate([1000], PRESETS["1b"].model, BucketConfig(min_length=2, max_length=8))
+    assert shortest[0]["method"] == "concat-and-chunk 2"
     decomposed = rows[-1]
     # 1000 = 513 + 257 + 129 + 65 + 36 left over.
     assert decomposed["mean_row"] == pytest.approx((512**2 + 256**2 + 128**2 + 64**2) / (512 + 256 + 128 + 64))
+    assert decomposed["context"] == (decomposed["mean_row"] - 1) / 2
+    assert decomposed["attended"] == decomposed["mean_row"] / 2
     assert decomposed["kept"] == pytest.approx(964 / 1030)

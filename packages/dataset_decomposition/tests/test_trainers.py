@@ -92,6 +92,8 @@ def test_packed_tails_are_refused_where_there_is_no_mask(store):
     batch = next(b for b in BucketDataset(load(store)) if b["bucket"] == 32)
     with pytest.raises(ValueError, match='tail="drop" or "pad"'):
         model_inputs(batch)
+    batch["segments"] = torch.zeros_like(batch["segments"])
+    assert set(model_inputs(batch)) == {"input_ids", "labels", "shift_labels"}
 
 
 def test_accelerate_needs_no_code_of_ours(store):
