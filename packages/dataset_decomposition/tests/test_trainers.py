@@ -87,6 +87,11 @@ def test_ranks_of_loader_and_trainer_have_to_agree(store, tmp_path):
         bucket_trainer(llama(), load(store, world_size=2), arguments(tmp_path))
 
 
+def test_the_trainer_takes_the_loaders_steps_unless_told(store, tmp_path):
+    assert bucket_trainer(llama(), load(store), arguments(tmp_path)).args.max_steps == len(load(store)) > 1
+    assert bucket_trainer(llama(), load(store), arguments(tmp_path, max_steps=1)).args.max_steps == 1
+
+
 def test_packed_tails_are_refused_where_there_is_no_mask(store):
     store.decompose(min_length=32, max_length=256, tail="pack")
     batch = next(b for b in BucketDataset(load(store)) if b["bucket"] == 32)
