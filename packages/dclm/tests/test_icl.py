@@ -3,7 +3,9 @@
 import json
 import math
 import random
+import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +147,24 @@ def test_language_modeling_and_generation_follow_the_model(model):
     assert made == by_hand[-4:]
 
 
+def test_an_answer_ends_where_the_model_ends_it():
+    tokenizer = load_tokenizer("bytes")
+    script = [*tokenizer.encode("Rome"), tokenizer.end_id, *tokenizer.encode(" or Oslo")]
+
+    class Scripted:
+        config = SimpleNamespace(context_length=64)
+        lengths = []
+
+        def generate(self, ids, longest, done):
+            made = next(script[:n] for n in range(1, len(script) + 1) if n == longest or done(script[:n]))
+            self.lengths.append(len(made))
+            return made
+
+    items = [{"context": "capital?", "answer": answer, "aliases": ["x" * 20]} for answer in ("Rome", "Oslo")]
+    assert judge(Prompts(TASK["triviaqa_sm_sub"], items, num_shots=0), Scripted(), tokenizer, [0, 1]) == [True, False]
+    assert Scripted.lengths == [len(tokenizer.encode("Rome")) + 1] * 2
+
+
 def test_answers_are_normalised():
     item = {"answer": "Beatles", "aliases": ["the fab four"]}
     assert is_right("The Beatles, of course", item, "") and is_right("Fab Four!", item, "")
@@ -242,6 +262,9 @@ def test_plan_shows_stages_and_formulas(monkeypatch, capsys):
     first = found["stages"][0]
     assert first["core_hours"] == pytest.approx(240e12 / 1200 / 1284 / 3600)
     assert first["wall_hours"] == pytest.approx(first["core_hours"] / 6144)
+    bloom = found["stages"][2]
+    at_once = int(re.search(r"([\d,]+) filters at once", bloom["formula"])[1].replace(",", ""))
+    assert bloom["wall_hours"] == pytest.approx(bloom["core_hours"] / at_once)
     assert "documents" in first["formula"] and found["training"]["h100_hours"] == pytest.approx(8382, rel=0.01)
     assert run(monkeypatch, capsys, "plan", "--keep", "bloom=0.5")[0] == 0
     for arguments in (("--pool", "many"), ("--cluster", "3"), ("--keep", "blom=0.5"), ("--scale", "9b")):

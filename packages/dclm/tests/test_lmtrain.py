@@ -30,6 +30,11 @@ def config(tiny_model):
     )
 
 
+def test_a_mesh_takes_all_devices_for_rows_by_default():
+    assert dict(build_mesh().shape) == {"data": len(jax.devices()), "fsdp": 1, "tensor": 1}
+    assert dict(build_mesh(tensor=2).shape) == {"data": len(jax.devices()) // 2, "fsdp": 1, "tensor": 2}
+
+
 def updates(config, shape, rows):
     trainer = Trainer(config, build_mesh(*shape))
     state = trainer.start(build_params(config))
