@@ -98,11 +98,30 @@ def test_good_tests_catch_what_poor_ones_do_not(workspace, monkeypatch, capsys, 
     assert (workspace / "packages/one/src/loss.py").read_text() == LOSS
 
 
-def test_tests_of_the_changed_module_come_first(workspace):
+def test_tests_that_speak_of_a_module_are_told_from_others(workspace):
     folder = workspace / "packages/one"
     (folder / "tests/test_a.py").write_text("import other\n")
     (folder / "tests/test_z.py").write_text("import loss\n")
-    assert [file.name for file in mutate.test_files(folder, "loss")] == ["test_loss.py", "test_z.py", "test_a.py"]
+    own, others = (mutate.test_files(folder, "loss", own=own) for own in (True, False))
+    assert [file.name for file in own] == ["test_loss.py", "test_z.py"]
+    assert [file.name for file in others] == ["test_a.py"]
+
+
+def test_what_the_modules_tests_miss_others_may_catch(workspace, monkeypatch, capsys):
+    monkeypatch.setattr(mutate, "NUM_MUTANTS", 4)
+    monkeypatch.setattr(mutate, "MIN_CAUGHT", 3)
+    choose = mutate.choose
+    monkeypatch.setattr(mutate, "choose", lambda folder: choose(folder, count=4))
+    tests = workspace / "packages/one/tests"
+    (tests / "test_loss.py").write_text("import loss\n\ndef test_it():\n    pass\n")
+    (tests / "helper.py").write_text("from loss import *\n")
+    other = GOOD_TEST.replace(
+        "import loss", "import sys; sys.path.insert(0, __file__.rpartition('/')[0]); import helper"
+    )
+    (tests / "test_other.py").write_text(other.replace("loss.", "helper.").replace("test_loss", "test_it"))
+    assert mutate.run(workspace, "packages/one") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("SURVIVED its module's tests") == 4 and printed.count("caught  ") >= 3
 
 
 def test_tests_that_fail_anyway_catch_nothing(workspace):
