@@ -34,6 +34,16 @@ def test_the_table_has_the_papers_numbers_of_tasks():
     assert len({task.name for task in TASKS}) == 53
 
 
+def test_shots_items_and_chance_are_in_the_authors_tables():
+    theirs = json.loads((Path(__file__).parent / "reference" / "tasks.json").read_text())
+    ours = {
+        task.name: [task.num_shots, task.num_items, 100 * task.chance("v2"), 100 * task.chance("v1")] for task in TASKS
+    }
+    assert ours.keys() == theirs.keys()
+    for name, row in ours.items():
+        assert row == pytest.approx(theirs[name], rel=1e-12), name
+
+
 @given(st.sampled_from(TASKS), st.sampled_from(["v1", "v2"]))
 def test_chance_is_zero_and_all_right_is_one(task, version):
     assert task.center(task.chance(version), version) == pytest.approx(0, abs=1e-12)
