@@ -5,8 +5,10 @@ import gzip
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,9 @@ def test_pool_writes_the_same_bytes_again(monkeypatch, capsys, tmp_path):
     ]
     urls = {page.url for path in (tmp_path / "a").iterdir() for page in read_documents(str(path))}
     assert urls == {f"https://site.docs.example/{number}.html" for number in range(5)}
+    with gzip.open(tmp_path / "a" / "pool-00000.warc.gz") as file:
+        names = re.findall(rb"WARC-Record-ID: <urn:uuid:(.*)>", file.read())
+    assert len({uuid.UUID(name.decode()) for name in names}) == len(names) > 2
 
 
 def test_presets_lists_all_recipes(monkeypatch, capsys):
