@@ -97,6 +97,11 @@ def save(path, rows):
     return path
 
 
+def test_one_example_is_compared(tmp_path):
+    old, new = (save(tmp_path / f"{name}.jsonl", rows[:1]) for name, rows in (("old", ROWS), ("new", OTHER)))
+    assert compare(old, new).result.num == 1
+
+
 @pytest.mark.parametrize("old_format", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("new_format", ["jsonl", "csv", "parquet"])
 def test_formats_mix_and_order_does_not_matter(tmp_path, old_format, new_format):

@@ -121,7 +121,7 @@ def test_piqa_with_its_file_of_labels(write, tmp_path):
 def test_gsm8k(write):
     row = {"question": "How many?", "answer": "He has 1,000 * 2 = 2,000.\n#### 2,000"}
     ((document, answer),) = PROTOCOLS["gsm8k"].read(write("test.jsonl", [row]))
-    assert (document.prompt, document.gold) == ("Question: How many?\nAnswer:", "2000")
+    assert (document.id, document.prompt, document.gold) == ("0", "Question: How many?\nAnswer:", "2000")
     assert answer.endswith("#### 2,000")
     assert [final_number(t) for t in ("#### -3.", "so 12", "#### $5")] == ["-3", "[invalid]", "[invalid]"]
     shots = [(Document("s", "Question: a\nAnswer:"), " #### 1")]
