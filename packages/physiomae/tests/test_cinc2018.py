@@ -70,6 +70,8 @@ def test_without_hdf5_stages_come_from_the_annotation(challenge, command, tmp_pa
     (challenge / "tr03-0005" / "tr03-0005-arousal.mat").unlink()
     stages, events = read_notes(challenge / "tr03-0005" / "tr03-0005.arousal")
     assert [(s.start_seconds, s.seconds, s.label) for s in stages] == [(30, 30, "W"), (60, 30, "N2")]
+    three = cinc2018._stages([(0.0, "W"), (30.0, "(arousal"), (60.0, "N1"), (150.0, "R")], tmp_path)
+    assert [(s.start_seconds, s.seconds, s.label) for s in three] == [(0, 60, "W"), (60, 90, "N1"), (150, 30, "R")]
     assert [(e.start_seconds, e.seconds, e.label) for e in events] == [(62, 8, "resp_hypopnea")]
     splits = tmp_path / "s.json"
     splits.write_text(json.dumps({"train": ["tr03-0005"], "test": ["te03-0001", "tr03-0029"]}))

@@ -13,6 +13,7 @@ from make_signals import waves, write_edf
 from physiomae.edf import read_layout, record_onsets, spread
 from physiomae.readers import read_recording, write_npz
 from physiomae.recordings import Annotation, Recording, Signal
+from tenfold_shared.commands import InputError
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,14 @@ def test_hdf5_of_h5py(tmp_path):
     (signal,) = recording.signals
     assert (signal.name, signal.unit, signal.rate_hz) == ("ECG", "mV", 250)
     np.testing.assert_array_equal(signal.samples, [1, np.nan, 3])
+
+
+def test_stages_of_unequal_length_are_named(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["signals/ECG"], file["rate_hz/ECG"], file["unit/ECG"] = np.ones(3), 250.0, "mV"
+        file["stages/start"], file["stages/seconds"], file["stages/label"] = [0.0, 30.0], [30.0], ["N3"]
+    with pytest.raises(InputError, match="stages have 2, 1, 1 starts, seconds and labels"):
+        read_recording(tmp_path / "x.h5")
 
 
 def test_npz_comes_back_and_runs_nothing(tmp_path):

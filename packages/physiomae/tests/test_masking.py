@@ -59,6 +59,7 @@ def test_draws_depend_on_seed_and_step_only():
     assert torch.equal(whole.rows(slice(4, 8)).tokens, whole.tokens[4:])
     assert not torch.equal(whole.tokens, draw((8, 2, 4), 5, 10).tokens)
     assert not torch.equal(whole.tokens, draw((8, 2, 4), 6, 9).tokens)
+    assert len({draw((1, 1, 1), 0, step).tokens.item() for step in range(500)}) > 490, "steps differ"
 
 
 def test_impossible_objectives_are_refused():

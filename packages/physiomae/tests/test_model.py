@@ -1,6 +1,7 @@
 """The model takes any subset in any order, sees visible tokens only, and never takes a missing channel for zeros."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -159,6 +160,9 @@ def test_time_embeddings_differ_and_are_shared_by_modalities():
     table = sinusoids(30, 16)
     assert table.shape == (30, 16)
     assert torch.cdist(table, table)[~torch.eye(30, dtype=torch.bool)].min() > 0.1
+    angles = [7 * 1000 ** (-place / 16) for place in range(0, 16, 2)]
+    expected = [wave(angle) for angle in angles for wave in (math.sin, math.cos)]
+    torch.testing.assert_close(table[7], torch.tensor(expected))
 
 
 def test_macs_are_those_of_the_blocks(config):

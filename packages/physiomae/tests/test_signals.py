@@ -13,6 +13,7 @@ from physiomae.preprocess import cut_windows, prepare_signal
 from physiomae.recordings import Annotation, Recording, Signal, check_stages, label_windows, stage_number
 from physiomae.shards import ShardSource, decode, write_index, write_shard
 from physiomae.splits import make_splits, read_splits, seal, split_of
+from tenfold_shared.commands import InputError
 
 EEG = ModalityConfig("eeg", ("C3-M2", "C4-M1", "O1-M2"), 50, "uV", aliases=(("C4", "C4-M1"), ("EEG C4", "C4-M1")))
 
@@ -127,6 +128,14 @@ def test_stages_cover_windows_by_their_greater_part():
     assert found.tolist() == [0, 2, 4]
     assert label_windows(check_stages([Annotation(0, 15, "W")], "x"), 1, 30.0).tolist() == [-1], "half is not more"
     assert [stage_number(name) for name in ("Sleep stage 4", "REM", "n1", "Movement time")] == [3, 4, 1, -1]
+    assert [stage_number(name) for name in "012345"] == [0, 1, 2, 3, 3, 4], "Rechtschaffen and Kales"
+    assert [stage_number(f"nonrem{number}") for number in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_a_recording_has_every_signal_once():
+    signal = Signal("C3", "uV", 100.0, np.zeros(3, np.float32))
+    with pytest.raises(InputError, match=r"night: 'C3' is there 2 times"):
+        Recording("night", (signal, signal))
 
 
 def test_splits_depend_on_names_alone_and_are_hashed(tmp_path):

@@ -100,6 +100,9 @@ def _from_entries(entries: Mapping[str, Any], path: Path) -> Recording:
         for name in names
     )
     parts = [np.atleast_1d(entries.get(f"stages/{part}", ())) for part in ("start", "seconds", "label")]
+    if len({len(part) for part in parts}) > 1:
+        counts = ", ".join(str(len(part)) for part in parts)
+        raise InputError(f"{path}: header and data disagree: stages have {counts} starts, seconds and labels.")
     stages = tuple(Annotation(float(a), float(b), str(c)) for a, b, c in zip(*parts, strict=True))
     facts = tuple((key[6:], float(value)) for key, value in entries.items() if key.startswith("facts/"))
     return Recording(str(entries.get("subject", path.stem)), signals, stages, facts=facts, source=str(path))
