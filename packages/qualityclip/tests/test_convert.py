@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import open_clip
 import pytest
 import torch
 import transformers
+from open_clip.model import resize_pos_embed
 from qualityclip import PRESETS, from_pretrained, save_pretrained
 from qualityclip.benchmark import build_open_clip
 from qualityclip.config import CLIPConfig, TextConfig, VisionConfig
-from qualityclip.model import CLIP
+from qualityclip.model import CLIP, VisionTransformer
 from safetensors.torch import save_file
 from tenfold_shared.commands import InputError
 
@@ -148,3 +150,12 @@ def test_damaged_folders_are_named(tmp_path, damage, words):
     damage(tmp_path)
     with pytest.raises(InputError, match=words):
         from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("side", [2, 3, 6])
+def test_positions_are_resized_as_open_clip_does(side):
+    tower = VisionTransformer(VisionConfig(32, 8, 32, 2, 2), 8, torch.nn.GELU)
+    theirs = {"visual.positional_embedding": tower.positional_embedding.detach().clone()}
+    resize_pos_embed(theirs, SimpleNamespace(visual=SimpleNamespace(grid_size=(side, side))))
+    with torch.no_grad():
+        torch.testing.assert_close(tower._positions(side, side), theirs["visual.positional_embedding"])

@@ -14,6 +14,7 @@ from qualityclip.config import DenseConfig, VisionConfig
 from qualityclip.dense import ArrayData, DenseModel, evaluate_dense, fit, silog_loss
 from qualityclip.dense_data import open_dense, scene_data
 from qualityclip.dense_runs import default_taps, load_dense, open_backbone, save_dense
+from qualityclip.detection import PyramidBackbone
 from qualityclip.heads import HEADS
 from qualityclip.model import CLIP, VisionTransformer
 from qualityclip.scenes import compose
@@ -145,6 +146,19 @@ def test_layers_of_a_mobile_tower_are_in_order():
     assert body.num_layers == 4 and body.strides == (4, 8, 16, 32)
     layers = [body.layer_of(name) for name, _ in body.named_parameters()]
     assert layers == sorted(layers) and set(layers) == set(range(6))
+
+
+def test_layers_of_timms_vit_are_its_blocks():
+    body = as_backbone(timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, depth=3))
+    layers = [body.layer_of(f"trunk.blocks.{place}.attn.qkv.weight") for place in range(3)]
+    assert layers == [1, 2, 3] and body.layer_of("trunk.norm.weight") == 4 and body.layer_of("trunk.pos_embed") == 0
+
+
+@pytest.mark.parametrize("backbone", [vit, mci])
+def test_a_detectors_strides_are_those_of_its_maps(backbone):
+    body = PyramidBackbone(backbone(), 32)
+    sides = [level.shape[-1] for level in body(torch.rand(1, 3, 64, 64)).values()]
+    assert [side * stride for side, stride in zip(sides, body.strides(), strict=True)] == [64] * len(sides)
 
 
 @pytest.mark.parametrize("backbone", [vit, mci])
