@@ -5,13 +5,14 @@ Wikipedia article on a page of 512 px, downsampled to 128, 192, 256 or 384 px, s
 Question: which word follows X; exact match on 2,000 pages of articles and of word pairs that training never asks. Arms:
 FastViTHD's shape (one token per 64 x 64 px), a ViT (16 x 16, where those are at most 64 tokens), the ViT with its
 tokens pruned or pooled to FastViTHD's number or to a quarter (up to 256 px), FastViTHD on 2 x 2 tiles and an overview;
-two language models (seed 0). Every encoder has the same word-contrastive pre-training, every language model has
-learned to find the word after X in text; every reader then trains projector and language model on equal images, while
-its encoder stays as it is, so that pages are looked at once. The ViT takes a CPU as long as FastViTHD and has 2.7 times
-its operations in pre-training; what follows costs the same for equal tokens, so that equal images favour the ViT. Each
-arm's learning rate is the better of two on validation pages (seed 0, all steps), each encoder's the better of two on
-crops of them (a third of the steps). Floors: blank pages, and a language model that has trained on the questions alone;
-ceiling: the words given as text. Power check: FastViTHD at 256 px against itself at 128 px.
+a larger language model, for FastViTHD on whole pages. Every encoder has the same word-contrastive pre-training, every
+language model has learned to find the word after X in text; every reader then trains projector and language model on
+equal images, while its encoder stays as it is, so that pages are looked at once. The ViT takes a CPU as long as
+FastViTHD and has 2.7 times its operations in pre-training; what follows costs the same for equal tokens, so that equal
+images favour the ViT. Each arm's learning rate is the better of two on validation pages (seed 0, all steps), each
+encoder's the better of two on crops of them (a third of the steps). Floors: blank pages, and a language model that has
+trained on the questions alone; ceiling: the words given as text. Power check: FastViTHD at 256 px against itself at 128
+px.
 
 Primary: exact match of FastViTHD at 256 px (16 tokens) with the smaller language model; control: a ViT's 16 tokens,
 pruned or pooled at 256 or 128 px, whichever reads best on validation pages; five seeds, each with its own encoders,

@@ -197,8 +197,8 @@ def _cells(plan: Plan) -> list[Cell]:
 
 
 def _languages(cell: Cell) -> list[str]:
-    """Return the language models that read what an encoder sees: the larger one with the first seed alone."""
-    return [SMALL_LM, LARGE_LM] if cell[3] == 0 else [SMALL_LM]
+    """Return the language models that read what an encoder sees: the larger one FastViTHD's whole pages alone."""
+    return [SMALL_LM, LARGE_LM] if cell[:2] == ("fastvithd", 1) and cell[3] == 0 else [SMALL_LM]
 
 
 def _name(cell: Cell) -> str:
