@@ -55,6 +55,7 @@ def test_parquet_with_a_column_of_its_own(tmp_path, picture):
     index = build_index([tmp_path / "x.parquet"], tmp_path / "index", config)
     assert index.steps == ("2010-01", "2011-01")
     assert index.image(int(index.rows(0)[0])) in {row["image"] for row in rows}
+    assert set(index.texts(index.rows(1), "time")) == {"2011-01-02"}
 
 
 @pytest.mark.parametrize(

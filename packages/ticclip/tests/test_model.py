@@ -12,7 +12,7 @@ from ticclip.benchmark import build_open_clip
 from ticclip.checkpoint import fill
 from ticclip.config import CLIPConfig, TextConfig, VisionConfig
 from ticclip.convert import from_hugging_face, from_open_clip, infer_config
-from ticclip.model import CLIP
+from ticclip.model import CLIP, Block
 
 # Heads of 64, as released models have, so that sizes can be read off the weights.
 CONFIG = CLIPConfig(VisionConfig(32, 8, 128, 2, 2), TextConfig(10, 100, 64, 2, 1), 24)
@@ -129,6 +129,15 @@ def test_low_precision_is_near(batch):
     assert found.dtype == np.float32
     difference = np.linalg.norm(np.asarray(found) - np.asarray(model.encode_image(pixels)), axis=1)
     assert 0 < difference.max() < 0.05
+
+
+def test_weights_begin_as_wide_as_openais():
+    """OpenAI CLIP's `initialize_parameters`: what adds to the residual stream is narrower the more layers there are."""
+    block = Block(TextConfig(10, 100, 256, 4, 8), "gelu", dtype=None, rngs=nnx.Rngs(0))
+    widths = {"c_fc": 512**-0.5, "c_proj": 256**-0.5 * 8**-0.5}
+    found = {name: float(getattr(block, name).kernel[...].std()) for name in widths}
+    assert found == pytest.approx(widths, rel=0.02)
+    assert float(block.attn.out_proj.kernel[...].std()) == pytest.approx(256**-0.5 * 8**-0.5, rel=0.02)
 
 
 def test_weights_that_do_not_fit(tmp_path):

@@ -52,6 +52,10 @@ def test_the_default_budget_is_the_new_steps_size():
     assert [sum(kept.values()) for kept in replay_plan("equal", [30, 20, 8])] == [0, 20, 8]
 
 
+def test_no_budget_replays_nothing():
+    assert replay_plan("exp", [8, 8, 8], 0) == [{}, {}, {}]
+
+
 def test_what_was_dropped_does_not_come_back():
     assert replay_plan("fifo", [100, 10, 10, 1000])[3] == {2: 10, 3: 10}
 
