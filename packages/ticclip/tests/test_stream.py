@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from ticclip import from_pretrained, run_stream
+from ticclip import from_pretrained, run_stream, stream
 from ticclip.parallel import build_mesh
 from ticclip.stream import RunOptions, Stopped, interpolate, tune_rate
 
@@ -265,3 +265,14 @@ def test_a_killed_pair_ends_as_the_uninterrupted_one(index, pair_run):
         process.communicate()
     finish(*start_pair(index, pair_run / "killed"))
     assert digest(pair_run / "two") == digest(pair_run / "killed")
+
+
+def test_a_rate_is_chosen_by_the_last_model_tried(index, tiny_config, tmp_path, monkeypatch):
+    scores = {1e-3: ([0.9, 0.9], [0.2, 0.3]), 3e-3: ([0.1, 0.1], [0.4, 0.5]), 1e-2: ([0.5, 0.5], [0.1, 0.1])}
+
+    def scripted(index, config, out, options):
+        assert (options.split, options.num_steps, options.draws) == ("validation", 2, 1)
+        return {"retrieval": scores[config.train.learning_rate], "steps": index.steps[:2]}
+
+    monkeypatch.setattr(stream, "run_stream", scripted)
+    assert tune_rate(index, tiny_config, list(scores), tmp_path) == 3e-3
