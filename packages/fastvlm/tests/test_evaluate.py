@@ -115,6 +115,9 @@ QUESTIONS = {
 
 def test_every_benchmark_has_a_layout():
     assert set(MAKE) == set(QUESTIONS) == set(BENCHMARKS)
+    # As lmms-eval has them (lmms_eval/tasks/*, `max_new_tokens`).
+    lengths = {"docvqa": 32, "infovqa": 32, "chartqa": 16, "ocrbench": 128}
+    assert {name: BENCHMARKS[name].max_new_tokens for name in lengths} == lengths
 
 
 @pytest.fixture(scope="module")

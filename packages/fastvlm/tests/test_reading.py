@@ -201,7 +201,7 @@ def test_crops_hold_the_words_they_claim(tensors):
 
 
 def test_contrast_points_to_the_words_place():
-    """An encoder that writes each 16-pixel square's grey value into its token's place reads it back there."""
+    """Written into a token's places, grey values of 16-pixel squares are read back around a word."""
 
     class Squares(torch.nn.Module):
         map_dims = (16,)
@@ -215,11 +215,17 @@ def test_contrast_points_to_the_words_place():
         model.places[0].weight.copy_(torch.eye(16))
         model.places[0].bias.zero_()
         model.words.weight.fill_(1.0)
-    pixels = torch.rand(1, 1, 128, 128)
-    middles = torch.tensor([[[24, 40], [104, 8], [88, 120]]]) / 128
-    (logits,), targets = model(pixels, torch.tensor([[0, 5, -1]]), middles)
-    expected = torch.nn.functional.avg_pool2d(pixels, 16)[0, 0][[2, 0, 7], [1, 6, 5]]
-    torch.testing.assert_close(logits[0, :, 0], expected, atol=0.05, rtol=0)
+    grey = torch.rand(16, 16)
+    pixels = grey.repeat_interleave(16, 0).repeat_interleave(16, 1)[None, None]
+    places = [(20, 44), (104, 8), (217, 120)]
+
+    def around(x, y):
+        cell = itertools.product(range(y // 64 * 4, y // 64 * 4 + 4), range(x // 64 * 4, x // 64 * 4 + 4))
+        near = {(i, j): math.exp(-2 * ((x / 16 - j - 0.5) ** 2 + (y / 16 - i - 0.5) ** 2)) for i, j in cell}
+        return sum(weight * grey[square].item() for square, weight in near.items()) / sum(near.values())
+
+    (logits,), targets = model(pixels, torch.tensor([[0, 5, -1]]), torch.tensor([places]) / 256)
+    torch.testing.assert_close(logits[0, :, 0], torch.tensor([around(*place) for place in places]))
     assert targets.tolist() == [[0, -100, -100]]
 
 
