@@ -16,7 +16,8 @@ px.
 
 Primary: exact match of FastViTHD at 256 px (16 tokens) with the smaller language model; control: a ViT's 16 tokens,
 pruned or pooled at 256 or 128 px, whichever reads best on validation pages; five seeds, each with its own encoders,
-pair; minimum effect 0.03. The trade-off itself: against the ViT that keeps its 64 tokens at 128 px.
+pair; minimum effect 0.03. Seeds that the time did not suffice for are left out, for both sides. The trade-off itself:
+against the ViT that keeps its 64 tokens at 128 px.
 
     fastvlm reproduce --parts reading --budget full --out X       goes on from what X holds
 """

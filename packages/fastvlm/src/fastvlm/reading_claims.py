@@ -104,7 +104,6 @@ def measure(out: Path, *, budget: Budget) -> list[ClaimResult]:
         One row per contrast, not attempted where a side has no records. Below the full budget nobody learns to read in
         the time there is, and nothing is judged.
     """
-    start = time.perf_counter()
     folder = out / "reading"
     records = run_jobs(folder, budget, seconds=SECONDS[budget], workers=WORKERS[budget])
     seconds = time_first_token(budget)
@@ -112,7 +111,8 @@ def measure(out: Path, *, budget: Budget) -> list[ClaimResult]:
     curves = {"rows": rows, "floors": floors(records), "records": records, "environment": environment_report()}
     write_json(folder / "curves.json", curves)
     draw(out / "reading.svg", curves if budget == "full" else recorded_curves())
-    facts = partial(_judge, records, rows=rows, budget=budget, seconds=time.perf_counter() - start)
+    spent = sum(record.get("cpu_seconds", 0.0) for record in records)  # of all jobs, whenever they were done
+    facts = partial(_judge, records, rows=rows, budget=budget, seconds=spent)
     return [facts(contrast) or not_trained(contrast, UNTRAINED) for contrast in CONTRASTS]
 
 
