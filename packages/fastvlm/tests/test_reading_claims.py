@@ -109,4 +109,6 @@ def test_the_readme_says_what_was_recorded():
     assert f"pruned ({percent('ViT + pruning', 256)} %) or pooled ({percent('ViT + pooling', 256)} %) tokens" in text
     assert f"its own tiles ({percent('FastViTHD, 2 x 2 tiles', 256)} %, 20 tokens)" in text
     assert f"64 tokens of a page of 128 px reads {percent('ViT', 128)} %" in text
+    assert f"pruned to 16 they still read {percent('ViT + pruning to a quarter', 128)} %" in text
+    assert {rows[arm, 128, small]["seeds"] for arm in ("ViT", "ViT + pruning to a quarter")} == {4}
     assert rows["ViT", 128, small]["ttft_ms"] < 0.4 * rows["FastViTHD", 384, small]["ttft_ms"]
