@@ -150,19 +150,19 @@ def test_language_modeling_and_generation_follow_the_model(model):
 def test_an_answer_ends_where_the_model_ends_it():
     tokenizer = load_tokenizer("bytes")
     script = [*tokenizer.encode("Rome"), tokenizer.end_id, *tokenizer.encode(" or Oslo")]
+    lengths = []
 
     class Scripted:
         config = SimpleNamespace(context_length=64)
-        lengths = []
 
         def generate(self, ids, longest, done):
             made = next(script[:n] for n in range(1, len(script) + 1) if n == longest or done(script[:n]))
-            self.lengths.append(len(made))
+            lengths.append(len(made))
             return made
 
     items = [{"context": "capital?", "answer": answer, "aliases": ["x" * 20]} for answer in ("Rome", "Oslo")]
     assert judge(Prompts(TASK["triviaqa_sm_sub"], items, num_shots=0), Scripted(), tokenizer, [0, 1]) == [True, False]
-    assert Scripted.lengths == [len(tokenizer.encode("Rome")) + 1] * 2
+    assert lengths == [len(tokenizer.encode("Rome")) + 1] * 2
 
 
 def test_answers_are_normalised():
