@@ -1,6 +1,6 @@
 """Resolution scaling alone gives the best trade-off (Sec. 3.2), tried on synthetic pages of real sentences.
 
-Fixed before the run, of a size that two cores train in under three hours. Data: `fastvlm.pages`: 8 to 12 words of a
+Fixed before the run, of a size that two cores train in about two hours. Data: `fastvlm.pages`: 8 to 12 words of a
 Wikipedia article on a page of 512 px, downsampled to 128, 192, 256 or 384 px, so that resolution is information.
 Question: which word follows X; exact match on 2,000 pages of articles and of word pairs that training never asks. Arms:
 FastViTHD's shape (one token per 64 x 64 px), a ViT (16 x 16, where those are at most 64 tokens), the ViT with its
