@@ -1,13 +1,13 @@
 """Synthetic pages of real sentences, and questions about them: "which word follows X?".
 
-A page is 8 to 12 words in a row of one Wikipedia article, set in DejaVu on 512 x 512 grey pixels at a size between 24
-and 60 pixels, so that at 128 pixels a side some pages can be read and others cannot. Words count without case and
-punctuation. A question names a word that stands once on its page; the answer is the word after it, both among the
+A page is 24 to 40 words in a row of one Wikipedia article, set in DejaVu on 512 x 512 grey pixels at a size between 18
+and 40 pixels, so that at 128 pixels a side few pages can be read and at 384 all. Words count without case and
+punctuation; what is not in the vocabulary is one word, "another". A question names a word that stands once on its page; the answer is the word after it, both among the
 most frequent words. Articles and pairs (X, answer) are divided: no pair asked in the test is asked in training.
 
 Validation and test pages are sentences as they are, chosen such that rare answers are asked as often as frequent ones.
-On training pages the words are in random order, and nine of ten are exchanged for random ones of the vocabulary (in a
-spelling of the training articles): in order, a few thousand pages teach by heart which word follows which, and nobody
+On training pages the words are in random order, and half of them are exchanged for random ones of the vocabulary (in
+a spelling of the training articles): in order, a few thousand pages teach by heart which word follows which, and nobody
 learns to read; and frequent words would be most of what there is to learn from.
 """
 
@@ -32,14 +32,13 @@ from tenfold_shared.commands import require_extra
 Split = Literal["train", "validation", "test"]
 
 SIDE = 512
-MIN_WORDS, MAX_WORDS = 8, 12
-FONT_SIZES = (24, 60)
-EXCHANGED = 0.9  # of the words of training pages
+MIN_WORDS, MAX_WORDS = 24, 40
+FONT_SIZES = (18, 40)
+EXCHANGED = 0.5  # of the words of training pages
 FONTS = ("DejaVuSans.ttf",)
 MARGIN = 12
 LINE_HEIGHT = 1.25
-MAX_QUESTIONS = 6
-OTHER_WORDS = 64  # ids for words outside of the vocabulary, by hash
+MAX_QUESTIONS = 12
 PAD = -1
 NAMES = ("words", "centres", "questions", "spoken")
 # Of ten pairs, and of ten articles, one belongs to validation and two to the test.
@@ -69,15 +68,15 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class Pages:
-    """Pages as arrays, one row per page; word ids from `num_words` on stand for words outside of the vocabulary.
+    """Pages as arrays, one row per page; the word id `num_words` stands for all words outside of the vocabulary.
 
     Args:
         pixels: By resolution: grey values, black on white, uint8 [pages, resolution, resolution].
-        words: Word ids, -1 beyond the last word [pages, 12].
-        centres: (x, y) of every word's middle, in [0, 1] of the page [pages, 12, 2].
-        questions: (X, answer) pairs, -1 where a page has fewer [pages, 6, 2].
+        words: Word ids, -1 beyond the last word [pages, 40].
+        centres: (x, y) of every word's middle, in [0, 1] of the page [pages, 40, 2].
+        questions: (X, answer) pairs, -1 where a page has fewer [pages, 12, 2].
         spoken: The words again where they may be learned by reading aloud: those of the vocabulary whose pair with the
-            word before belongs to the split; else -1 [pages, 12].
+            word before belongs to the split; else -1 [pages, 40].
     """
 
     pixels: dict[int, np.ndarray]
@@ -189,8 +188,8 @@ def _belongs(x: int, y: int, split: Split) -> bool:
 
 
 def training_pairs(num_words: int) -> np.ndarray:
-    """Return which word may come after which in what training asks, bool [num_words + OTHER_WORDS, num_words]."""
-    rows = range(num_words + OTHER_WORDS)
+    """Return which word may come after which in what training asks, bool [num_words + 1, num_words]."""
+    rows = range(num_words + 1)
     return np.array([[_belongs(x, y, "train") for y in range(num_words)] for x in rows])
 
 
@@ -258,7 +257,7 @@ def load_corpus(split: Split, num_words: int) -> Corpus:
     ids = {word: index for index, word in enumerate(vocabulary)}
     return Corpus(
         tuple(
-            (words, tuple(ids.get(w, num_words + zlib.crc32(w.encode()) % OTHER_WORDS) for w in map(normalize, words)))
+            (words, tuple(ids.get(word, num_words) for word in map(normalize, words)))
             for title, words in articles
             if _share(title) in SHARES[split]
         ),

@@ -14,19 +14,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fastvlm.cells import PLACES, Layout, WordCells, locate
 from fastvlm.config import STRIDE, EncoderConfig, LanguageConfig
 from fastvlm.encoder import FastViTHD, pool_tokens, prune_tokens
 
 PATCH = 16
-PLACES = 4  # a side, in a token's cell
 SMALL_FASTVITHD = EncoderConfig(depths=(1, 1, 2, 1, 1), dims=(16, 32, 64, 128, 256), embed_dim=0, image_size=128)
-VIT_DIM, VIT_DEPTH, HEAD_DIM = 128, 4, 32
+VIT_DIM, VIT_DEPTH, VIT_HEADS = 128, 4, 4
+WHOLE = "ViT"  # the arm that keeps all of its tokens
+SHORT_VIT = "short vit"  # whose pre-training has as many operations as FastViTHD's
+WIDENING = 4  # of a projector, over the language model
 LAYER_SCALE = 0.3  # the published 1e-5 takes longer to grow than these runs last
 ROPE_THETA = 10_000.0
 
 LANGUAGE_MODELS: dict[str, LanguageConfig] = {
-    "2 layers of 96": LanguageConfig("qwen2", 96, 2, 3, 3, 256, 98, tied=True),
-    "3 layers of 128": LanguageConfig("qwen2", 128, 3, 4, 4, 384, 98, tied=True),
+    "2 layers of 96": LanguageConfig("qwen2", 96, 2, 6, 6, 256, 34, tied=True),
+    "3 layers of 128": LanguageConfig("qwen2", 128, 3, 8, 8, 384, 34, tied=True),
 }
 
 
@@ -99,61 +102,105 @@ class VitBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = _heads(self.qkv(self.norm1(x)), 3)
+        query, key, value = _heads(self.qkv(self.norm1(x)), 3, VIT_HEADS)
         x = x + self.out(_merge(F.scaled_dot_product_attention(query, key, value)))
         return x + self.mlp(self.norm2(x))
 
 
 class SmallLM(nn.Module):
-    """A decoder with Qwen2's layers: RMS norm, rotary positions, biased query, key and value, SwiGLU, tied output."""
+    """A decoder with Qwen2's layers: RMS norm, rotary positions, biased query, key and value, SwiGLU, tied output.
+
+    Its `cells` turn words into the image tokens that it learned to read first.
+    """
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
-        self.layers = nn.ModuleList([LanguageBlock(config.dim, config.hidden_dim) for _ in range(config.num_layers)])
+        self.layers = nn.ModuleList([LanguageBlock(config) for _ in range(config.num_layers)])
         self.norm = nn.RMSNorm(config.dim)
+        self.cells = WordCells(config.dim)
 
-    def forward(self, embeds: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        """Return the last hidden states."""
-        turn = rotations(embeds.shape[1], HEAD_DIM, embeds.device)
+    def forward(
+        self,
+        image: Float[Tensor, "batch tokens dim"],
+        row: Int[Tensor, "batch length"],
+        alone: Int[Tensor, "batch count"],
+    ) -> Float[Tensor, "batch length+count vocab"]:
+        """Return logits at words after an image.
+
+        Args:
+            image: Embeddings of its tokens; none for no image.
+            row: Words one after the other, each of which sees the image and those before.
+            alone: Words that each stand right after the image and see nothing else.
+        """
+        x = torch.cat([image, self.embedding(torch.cat([row, alone], dim=1))], dim=1)
+        frame = Frame.of(image.shape[1], row.shape[1], alone.shape[1], self.config.dim // self.config.num_heads)
         for layer in self.layers:
-            embeds = layer(embeds, turn)
-        return self.norm(embeds)
+            x = layer(x, frame)
+        return F.linear(self.norm(x[:, image.shape[1] :]), self.embedding.weight)
 
-    def read_out(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
-        """Return logits."""
-        return F.linear(hidden, self.embedding.weight)
+    def place_words(self, words: Tensor, centres: Tensor, layout: Layout) -> Float[Tensor, "batch tokens dim"]:
+        """Return the image tokens of words in cells."""
+        return self.cells(self.embedding.weight, words, centres, layout)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What sees what in a sequence of image tokens, words in a row and words alone.
+
+    Args:
+        sight: Whether a position sees another, bool [length, length].
+        turn: Cosines and sines of rotary positions [length, head_dim].
+        joined: 1 where the position before is seen, 0 at words alone [length, 1].
+    """
+
+    sight: Tensor
+    turn: tuple[Tensor, Tensor]
+    joined: Tensor
+
+    @classmethod
+    def of(cls, image: int, row: int, alone: int, head_dim: int) -> Frame:
+        """Return the frame of so many image tokens, words in a row and words alone."""
+        end = image + row
+        positions = torch.arange(end + alone)
+        sight = positions[:, None] >= positions
+        sight[end:, image:] = torch.eye(alone, row + alone).roll(row, 1) > 0
+        joined = (positions < end).float()[:, None]
+        positions[end:] = image
+        return cls(sight, rotations(positions, head_dim), joined)
 
 
 class LanguageBlock(nn.Module):
-    """Causal attention with rotary positions, then SwiGLU.
+    """Attention with rotary positions, then SwiGLU.
 
     Keys also see the token before theirs, which is what an induction head needs: without it, finding the word after
     X takes small models thousands of steps to learn.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
+        dim, hidden = config.dim, config.hidden_dim
+        self.num_heads = config.num_heads
         self.norm1, self.norm2 = nn.RMSNorm(dim), nn.RMSNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim, bias=False)
         self.previous = nn.Linear(dim, dim, bias=False)
         self.gate_up, self.down = nn.Linear(dim, 2 * hidden, bias=False), nn.Linear(hidden, dim, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
         normed = self.norm1(x)
-        query, key, value = _heads(self.qkv(normed), 3)
-        (before,) = _heads(self.previous(F.pad(normed, (0, 0, 1, -1))), 1)
-        query, key = _rotate(query, turn), _rotate(key + before, turn)
-        x = x + self.out(_merge(F.scaled_dot_product_attention(query, key, value, is_causal=True)))
+        query, key, value = _heads(self.qkv(normed), 3, self.num_heads)
+        (before,) = _heads(self.previous(F.pad(normed, (0, 0, 1, -1)) * frame.joined), 1, self.num_heads)
+        query, key = _rotate(query, frame.turn), _rotate(key + before, frame.turn)
+        x = x + self.out(_merge(F.scaled_dot_product_attention(query, key, value, attn_mask=frame.sight)))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
 
-def _heads(x: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """[batch, length, parts * dim] to `parts` tensors [batch, heads, length, head_dim]."""
-    return tuple(part.unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
+def _heads(x: Tensor, parts: int, count: int) -> tuple[Tensor, ...]:
+    """[batch, length, parts * dim] to `parts` tensors [batch, count, length, dim / count]."""
+    return tuple(part.unflatten(-1, (count, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
 
 
 def _merge(x: Tensor) -> Tensor:
@@ -166,9 +213,9 @@ def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     return x * cosine + torch.cat([-second, first], dim=-1) * sine
 
 
-def rotations(length: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines [length, dim] of rotary positions."""
-    angles = _angles(torch.arange(length, device=device), dim)
+def rotations(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines [length, dim] of rotary positions [length]."""
+    angles = _angles(positions, dim)
     return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
 
 
@@ -194,7 +241,7 @@ class WordContrast(nn.Module):
 
     Args:
         encoder: Gives token maps.
-        num_words: Words told apart.
+        num_words: Words told apart; one more stands for any other word.
         dim: Width in which places and words are compared.
     """
 
@@ -202,34 +249,23 @@ class WordContrast(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.places = nn.ModuleList([nn.Linear(width, PLACES**2 * dim) for width in encoder.map_dims])
-        self.words = nn.Embedding(num_words, dim)
+        self.words = nn.Embedding(num_words + 1, dim)
         nn.init.normal_(self.words.weight, std=dim**-0.5)
 
     def forward(
         self, pixels: Tensor, words: Int[Tensor, "batch words"], centres: Float[Tensor, "batch words 2"]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return logits [batch, words, num_words] per map, and targets, -100 where a word is none of the vocabulary."""
-        targets = torch.where((words >= 0) & (words < self.words.num_embeddings), words.long(), -100)
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return logits [found, num_words + 1] per map, targets and pages [found], at all words with an id from 0."""
+        page, place = (words >= 0).nonzero(as_tuple=True)
         maps = zip(self.encoder.maps(pixels), self.places, strict=True)
-        return [self._point(features, places, centres) for features, places in maps], targets
+        logits = [self._point(features, places, page, centres[page, place]) for features, places in maps]
+        return logits, words[page, place].long(), page
 
-    def _point(self, features: Tensor, to_places: nn.Module, centres: Tensor) -> Tensor:
-        side = features.shape[-1]
-        places = centres * side
-        cells = places.floor().clamp(max=side - 1)
-        index = (cells[..., 1] * side + cells[..., 0]).long()
-        tokens = features.flatten(2).transpose(1, 2)
-        chosen = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
-        query = (to_places(chosen).unflatten(-1, (PLACES**2, -1)) * _nearness(places - cells)[..., None]).sum(-2)
+    def _point(self, features: Tensor, to_places: nn.Module, page: Tensor, centres: Tensor) -> Tensor:
+        cells, weights = locate(centres, features.shape[-1])
+        chosen = features.flatten(2).transpose(1, 2)[page, cells]
+        query = (to_places(chosen).unflatten(-1, (PLACES**2, -1)) * weights[..., None]).sum(-2)
         return F.linear(query, self.words.weight)
-
-
-def _nearness(offsets: Tensor) -> Tensor:
-    """Weights of the places of a cell [..., 16] at an (x, y) offset in [0, 1]: the nearest ones count, in all 1."""
-    middles = (torch.arange(PLACES, device=offsets.device) + 0.5) / PLACES
-    squares = (offsets[..., None] - middles) ** 2
-    distance = squares[..., 1, :, None] + squares[..., 0, None, :]
-    return (-distance.flatten(-2) * PLACES**2 / 0.5).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -238,7 +274,7 @@ class Arm:
 
     Args:
         name: In tables and figures.
-        encoder: "fastvithd" or "vit".
+        encoder: "fastvithd", "vit" or "short vit".
         reduce: From a token sequence to fewer tokens, given how many.
         stride: Pixels a side of the page for each token.
         tiles: Tiles a side; above 1 an overview goes before them, all at `resolution // tiles` pixels.
@@ -255,6 +291,12 @@ class Arm:
         views = 1 if self.tiles == 1 else self.tiles**2 + 1
         return views * (resolution // self.tiles // self.stride) ** 2
 
+    def layout(self, resolution: int) -> Layout:
+        """Return how the tokens lie on a page of that resolution."""
+        if self.reduce is prune_tokens:
+            return Layout(resolution // PATCH, keep=self.num_tokens(resolution))
+        return Layout(resolution // self.tiles // self.stride, self.tiles)
+
 
 def _pool(tokens: Tensor, num_keep: int) -> Tensor:
     return pool_tokens(tokens, round((tokens.shape[1] / num_keep) ** 0.5))
@@ -264,18 +306,19 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("FastViTHD", "fastvithd"),
-        Arm("ViT", "vit", stride=PATCH),
+        Arm(WHOLE, "vit", stride=PATCH),
         Arm("ViT + pruning", "vit", prune_tokens),
         Arm("ViT + pooling", "vit", _pool),
         Arm("ViT + pruning to a quarter", "vit", prune_tokens, stride=2 * PATCH),
         Arm("ViT + pooling of 2 x 2", "vit", _pool, stride=2 * PATCH),
         Arm("FastViTHD, 2 x 2 tiles", "fastvithd", tiles=2),
+        Arm("ViT of equal operations, pruned to a quarter", SHORT_VIT, prune_tokens, stride=2 * PATCH),
     )
 }
 
 
 def build_encoder(name: str) -> Encoder:
-    """Return a new "fastvithd" or "vit" in train form."""
+    """Return a new "fastvithd", "vit" or "short vit" (a ViT as well) in train form."""
     return GreyFastViTHD() if name == "fastvithd" else GreyViT()
 
 
@@ -292,17 +335,20 @@ class Reader(nn.Module):
         super().__init__()
         self.arm, self.encoder, self.language_model = arm, encoder, language_model
         dim = language_model.config.dim
-        self.projector = nn.Sequential(nn.Linear(encoder.map_dims[-1], dim), nn.GELU(), nn.Linear(dim, dim))
+        width = WIDENING * dim  # a language model this narrow would be a bottleneck
+        self.projector = nn.Sequential(nn.Linear(encoder.map_dims[-1], width), nn.GELU(), nn.Linear(width, dim))
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 1 size size"], words: Int[Tensor, "batch count"]
+    ) -> Float[Tensor, "batch count vocab"]:
+        """Return logits of what follows each of some words on pages."""
+        return self.answer(look(self.encoder, pixels, [self.arm])[self.arm.name], words)
 
     def answer(
-        self, tokens: Float[Tensor, "batch tokens dim"], words: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length vocab"]:
-        """Return logits at the words after the image, given its tokens from `look`."""
-        return answer_logits(self.language_model, self.projector(tokens), words)
-
-    def forward(self, pixels: Tensor, words: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
-        """Return logits at the words after the image."""
-        return self.answer(look(self.encoder, pixels, [self.arm])[self.arm.name], words)
+        self, tokens: Float[Tensor, "batch tokens dim"], words: Int[Tensor, "batch count"]
+    ) -> Float[Tensor, "batch count vocab"]:
+        """Return the same, given tokens from `look`."""
+        return self.language_model(self.projector(tokens), words[:, :0], words)
 
 
 def look(
@@ -317,14 +363,6 @@ def look(
         kept = tokens if arm.reduce is None else arm.reduce(tokens, arm.num_tokens(pixels.shape[-1]))
         found[arm.name] = kept.reshape(len(pixels), -1, kept.shape[-1])
     return found
-
-
-def answer_logits(model: SmallLM, prefix: Tensor | None, words: Tensor) -> Tensor:
-    """Return logits at the words that follow a prefix of embeddings (or nothing)."""
-    embeds = model.embedding(words)
-    if prefix is not None:
-        embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
-    return model.read_out(model(embeds)[:, -words.shape[1] :])
 
 
 def cut_tiles(pixels: Float[Tensor, "batch 1 size size"], count: int) -> Float[Tensor, "views 1 small small"]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvlm.pages import OTHER_WORDS, Pages, training_pairs
+from fastvlm.pages import Pages, training_pairs
 from fastvlm.readers import LANGUAGE_MODELS, SmallLM
 
 CROP = 128  # pixels a side, in contrastive pre-training
@@ -21,39 +21,32 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Words:
-    """Ids of the language model's tokens over a vocabulary."""
+    """Ids of the language model's tokens: a vocabulary, any other word, and nothing."""
 
     count: int
 
     @property
-    def mark(self) -> int:
-        """Which word follows ...?"""
-        return self.count + OTHER_WORDS
-
-    @property
     def pad(self) -> int:
         """Nothing."""
-        return self.count + OTHER_WORDS + 1
+        return self.count + 1
 
     def language_model(self, name: str) -> SmallLM:
         """Return a new language model of a size over this vocabulary."""
-        return SmallLM(replace(LANGUAGE_MODELS[name], vocab_size=self.count + OTHER_WORDS + 2))
+        return SmallLM(replace(LANGUAGE_MODELS[name], vocab_size=self.count + 2))
 
     def ask(self, questions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens (mark, X, answer, mark, X, answer, ...) and labels: the answer, at X."""
-        tokens = torch.full((*questions.shape[:2], 3), self.mark, device=questions.device)
-        tokens[:, :, 1:] = torch.where(questions < 0, self.pad, questions.long())
-        labels = torch.full_like(tokens, IGNORE)
-        labels[:, :, 1] = torch.where(questions[:, :, 1] < 0, IGNORE, questions[:, :, 1].long())
-        return tokens.flatten(1), labels.flatten(1)
+        """Return the words X of (X, answer) pairs, and the answers as labels."""
+        return torch.where(questions < 0, self.pad, questions)[..., 0], torch.where(questions < 0, IGNORE, questions)[
+            ..., 1
+        ]
 
     def read_aloud(self, words: Tensor, spoken: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (nothing, first word, second word, ...) and labels: the word that comes next."""
         tokens = F.pad(torch.where(words < 0, self.pad, words)[:, :-1], (1, 0), value=self.pad)
         return tokens, torch.where(spoken < 0, IGNORE, spoken)
 
-    def answer_loss(self, logits: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of answers among those that training may ask for.
+    def mask_pairs(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Return logits in which words are out of the running that training never asks for.
 
         Were all words in the running, a model would learn which word never follows which in training, and never
         answer with a pair of the test.
@@ -61,18 +54,16 @@ class Words:
         Args:
             logits: [batch, length, vocabulary].
             tokens: Which the logits stand at [batch, length].
-            labels: Answers, -100 where there is none [batch, length].
         """
-        logits = logits.masked_fill(~_pairs(self.count)[tokens], float("-inf"))
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+        return logits.masked_fill(~_pairs(self.count)[tokens], float("-inf"))
 
 
 @cache
 def _pairs(count: int) -> Tensor:
     """Whether a token may be followed by another in training [vocabulary, vocabulary]."""
-    size = count + OTHER_WORDS + 2
+    size = count + 2
     allowed = torch.ones(size, size, dtype=torch.bool)
-    allowed[: count + OTHER_WORDS, :count] = torch.from_numpy(training_pairs(count))
+    allowed[: count + 1, :count] = torch.from_numpy(training_pairs(count))
     return allowed
 
 
@@ -82,10 +73,10 @@ class PageTensors:
 
     Args:
         pixels: uint8 [pages, 1, resolution, resolution].
-        words: Word ids [pages, 12].
-        centres: In [0, 1] [pages, 12, 2].
-        questions: (X, answer) [pages, 6, 2].
-        spoken: Words to be read aloud, else -1 [pages, 12].
+        words: Word ids [pages, 40].
+        centres: In [0, 1] [pages, 40, 2].
+        questions: (X, answer) [pages, 12, 2].
+        spoken: Words to be read aloud, else -1 [pages, 40].
     """
 
     pixels: Tensor

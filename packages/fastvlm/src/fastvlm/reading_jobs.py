@@ -16,16 +16,19 @@ from tenfold_shared.files import atomic_write, plain_json, write_json
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastvlm.config import STRIDE
+from fastvlm.cells import Layout
+from fastvlm.encoder import prune_tokens
 from fastvlm.pages import MAX_QUESTIONS, MAX_WORDS, NAMES, Pages, Split
-from fastvlm.readers import ARMS, LANGUAGE_MODELS, Arm, Encoder, Reader, SmallLM, answer_logits, build_encoder, look
-from fastvlm.reading_data import PageTensors, Words, stack_resolutions, to_pixels
+from fastvlm.readers import ARMS, LANGUAGE_MODELS, SHORT_VIT, WHOLE, Arm, Encoder, Reader, SmallLM, build_encoder, look
+from fastvlm.reading_data import CROP, PageTensors, Words, stack_resolutions, to_pixels
 from fastvlm.reading_stages import (
     Size,
+    align_projector,
+    blind_accuracy,
+    cell_accuracy,
     page_accuracy,
     pretrain_encoder,
     pretrain_language_model,
-    text_accuracy,
     train_blind,
     train_reader,
     word_accuracy,
@@ -35,9 +38,8 @@ Part = TypeVar("Part", bound=nn.Module)
 Budget = Literal["smoke", "laptop", "full"]
 SMALL_LM, LARGE_LM = LANGUAGE_MODELS
 PRIMARY, TILES = "FastViTHD", "FastViTHD, 2 x 2 tiles"
-MAIN_RESOLUTION, LOW_RESOLUTION, LARGE_RESOLUTION = 256, 128, 384
-TUNING_SHARE = 3  # of the steps of an encoder, one over this
-MOST_TOKENS = 64  # of an arm; one that leaves tokens out has fewer
+MAIN_RESOLUTION, MIDDLE_RESOLUTION, LOW_RESOLUTION = 384, 192, 128
+FEWEST_TOKENS, MOST_TOKENS = 16, 64  # of a ViT's arms; one that leaves tokens out or averages them has fewer than 64
 LOOK_BATCH = 50
 
 
@@ -51,10 +53,10 @@ class Plan:
         pages: Training, validation and test pages.
         contrast_pages: Training pages from which encoders' crops are cut.
         resolutions: In pixels.
-        pretrain: Of image encoders; the rate is tuned.
+        pretrain: Of image encoders.
         language: Of language models.
+        align: Of projectors, on the first training pages.
         read: Of readers; the rate is tuned.
-        pretrain_rates: Learning rates that are tried for encoders.
         read_rates: Learning rates that are tried for readers.
     """
 
@@ -65,21 +67,24 @@ class Plan:
     resolutions: tuple[int, ...]
     pretrain: Size
     language: Size
+    align: Size
     read: Size
-    pretrain_rates: tuple[float, ...]
     read_rates: tuple[float, ...]
 
 
 # Nobody learns to read in a minute of a laptop: below the full budget it is shown that all of it runs.
-_SMALL = Plan(1, 32, (48, 16, 16), 32, (128, 256), Size(3, 8, 0.0), Size(4, 8, 2e-3), Size(3, 8, 0.0), (1e-3,), (1e-3,))
+_SMALL = Plan(
+    1, 32, (48, 16, 16), 32, (128, 384), Size(3, 8, 3e-3), Size(11, 8, 3e-3), Size(4, 8, 3e-3), Size(3, 8, 0.0), (1e-3,)
+)
 PLANS: dict[Budget, Plan] = {
     "smoke": _SMALL,
     "laptop": _SMALL,
     "full": Plan(
-        5, 32, (16_000, 500, 2000), 6000, (128, 192, 256, 384), Size(1200, 64, 0.0), Size(400, 64, 2e-3),
-        Size(1000, 64, 0.0), (1e-3, 3e-3), (1e-3, 3e-3),
+        3, 32, (12_000, 500, 2000), 5000, (128, 192, 256, 384), Size(1000, 64, 3e-3), Size(1650, 64, 3e-3),
+        Size(1000, 16, 3e-3), Size(400, 64, 0.0), (1e-3, 3e-3),
     ),
 }  # fmt: skip
+ALIGNED_PAGES = 1500
 
 
 @dataclass(frozen=True)
@@ -125,11 +130,11 @@ class Laboratory:
         return stack_resolutions([PageTensors.of(pages, size) for size in sizes])
 
     def look(
-        self, encoder: nn.Module, split: Split, resolution: int, arms: Sequence[Arm]
+        self, encoder: nn.Module, split: Split, resolution: int, arms: Sequence[Arm], count: int | None = None
     ) -> tuple[PageTensors, dict[str, Tensor]]:
-        """Return a split's pages (without pixels) and their image tokens by arm, in half precision."""
+        """Return (some of) a split's pages, without pixels, and their image tokens by arm, in half precision."""
         facts, tokens = [], []
-        for pages in self.chunks(split, [resolution]):
+        for pages in self.chunks(split, [resolution], count):
             pixels = torch.from_numpy(pages.pixels[resolution])[:, None]
             with torch.inference_mode():
                 for part in pixels.split(LOOK_BATCH):
@@ -186,19 +191,19 @@ def make_jobs(plan: Plan) -> list[Job]:
 
 
 def _cells(plan: Plan) -> list[Cell]:
-    sides, middle, low = plan.resolutions, MAIN_RESOLUTION, LOW_RESOLUTION
-    judged = [("fastvithd", 1, middle), ("fastvithd", 1, low), ("vit", 1, low), ("vit", 1, middle)]
+    sides, high, middle, low = plan.resolutions, MAIN_RESOLUTION, MIDDLE_RESOLUTION, LOW_RESOLUTION
+    judged = [("fastvithd", 1, high), ("vit", 1, middle), ("vit", 1, low), ("fastvithd", 1, low)]
     cells: list[Cell] = [(*rest, seed) for seed in range(plan.seeds) for rest in judged]
-    cells += [("fastvithd", 2, middle, seed) for seed in range(plan.seeds)]
-    cells += [("fastvithd", 1, size, 0) for size in sides] + [("vit", 1, size, 0) for size in sides if size <= middle]
-    if LARGE_RESOLUTION in sides:
-        cells.append(("fastvithd", 2, LARGE_RESOLUTION, 0))
-    return list(dict.fromkeys(cells))
+    cells += [("fastvithd", 2, high, 0), *(("fastvithd", 1, size, 0) for size in sides)]
+    cells += [(*rest, seed) for seed in range(plan.seeds) for rest in (("fastvithd", 2, high), (SHORT_VIT, 1, middle))]
+    cells += [("vit", 1, size, 0) for size in sides]
+    cells += [("fastvithd", 2, size, 0) for size in sides if size >= 2 * low]
+    return [cell for cell in dict.fromkeys(cells) if cell[2] in sides]
 
 
 def _languages(cell: Cell) -> list[str]:
-    """Return the language models that read what an encoder sees: the larger one FastViTHD's whole pages alone."""
-    return [SMALL_LM, LARGE_LM] if cell[:2] == ("fastvithd", 1) and cell[3] == 0 else [SMALL_LM]
+    """Return the language models that read what an encoder sees: both with the first seed, then the smaller one."""
+    return [SMALL_LM, LARGE_LM] if cell[3] == 0 else [SMALL_LM]
 
 
 def _name(cell: Cell) -> str:
@@ -207,9 +212,20 @@ def _name(cell: Cell) -> str:
 
 
 def is_read(arm: Arm, resolution: int) -> bool:
-    """Return whether an arm has few enough tokens at a resolution, and tiles of 128 px at least."""
-    few = arm.num_tokens(resolution) < MOST_TOKENS + (arm.reduce is None)
-    return few and resolution >= arm.tiles * LOW_RESOLUTION
+    """Return whether an arm is tried at a resolution.
+
+    A ViT where it keeps all of at most 64 tokens, or 16 or more, and fewer than 64, after pruning or pooling: from 192 px
+    on to a quarter, from 256 px on to FastViTHD's number; tiles have 128 px at least.
+    """
+    if arm.reduce is None:
+        return resolution >= arm.tiles * LOW_RESOLUTION and arm.num_tokens(resolution) <= MOST_TOKENS
+    return resolution > LOW_RESOLUTION and FEWEST_TOKENS <= arm.num_tokens(resolution) < MOST_TOKENS
+
+
+def list_layouts(plan: Plan) -> list[Layout]:
+    """Return how the tokens of all arms lie at all resolutions."""
+    found = [arm.layout(size) for arm in ARMS.values() for size in plan.resolutions if is_read(arm, size)]
+    return list(dict.fromkeys(found))
 
 
 def arms_of(encoder: str, tiles: int, resolution: int) -> list[Arm]:
@@ -218,9 +234,9 @@ def arms_of(encoder: str, tiles: int, resolution: int) -> list[Arm]:
     return [arm for arm in arms if is_read(arm, resolution)]
 
 
-def _tuning_cell(arm: Arm) -> Cell:
-    """Return where an arm's rate is tuned: at 256 px, or at 128 px where that gives 16 tokens or more."""
-    return arm.encoder, arm.tiles, MAIN_RESOLUTION if arm.stride == STRIDE else LOW_RESOLUTION, 0
+def _tuning_cell(plan: Plan, arm: Arm) -> Cell:
+    """Return where an arm's rate is tuned: where it is judged, its largest resolution."""
+    return arm.encoder, arm.tiles, max(size for size in plan.resolutions if is_read(arm, size)), 0
 
 
 def _trials(plan: Plan, arm: str) -> dict[float, str]:
@@ -231,13 +247,13 @@ def _reading_job(plan: Plan, cell: Cell) -> Job:
     encoder, tiles, resolution, seed = cell
     arms = arms_of(encoder, tiles, resolution)
     languages = _languages(cell)
-    needs = [f"encoder {encoder}, seed {seed}", *(f"language {name}, seed {seed}" for name in languages)]
-    needs += dict.fromkeys(_name(_tuning_cell(arm)) for arm in arms if _tuning_cell(arm) != cell)
+    needs = [f"encoder {encoder}, seed {seed}", *(f"language {name}" for name in languages)]
+    needs += dict.fromkeys(_name(_tuning_cell(plan, arm)) for arm in arms if _tuning_cell(plan, arm) != cell)
 
     def run(lab: Laboratory) -> dict[str, Any]:
         lesson = Lesson(lab, cell, arms)
         for arm in arms:
-            if cell == _tuning_cell(arm):
+            if cell == _tuning_cell(plan, arm):
                 lesson.tune(arm)
             for language in languages:
                 lesson.read(arm, language)
@@ -252,40 +268,33 @@ def _make_job(plan: Plan, key: str) -> Job:
     parts = rest.split(", ")
     last = parts[-1].removeprefix("seed ")
     if kind == "language":
-        return Job(key, (), lambda lab: _language(lab, key, parts[0], int(last)))
+        return Job(key, (), lambda lab: _language(lab, key, parts[0]))
     if kind == "readers":
         tiles, resolution = (int(part.split()[0]) for part in parts[1:3])
         return _reading_job(plan, (parts[0], tiles, resolution, int(last)))
-    trials = {rate: f"pretrain {parts[0]}, {rate:g}" for rate in plan.pretrain_rates}
-    if kind == "encoder":
-        return Job(key, tuple(trials.values()), lambda lab: _encoder(lab, key, parts[0], trials, int(last)))
-    size = replace(plan.pretrain, steps=max(1, plan.pretrain.steps // TUNING_SHARE), rate=float(last))
-    return Job(key, (), lambda lab: _pretrain(lab, parts[0], size)[1])
+    return Job(key, (), lambda lab: _encoder(lab, key, parts[0], int(last)))
 
 
-def _pretrain(lab: Laboratory, name: str, size: Size) -> tuple[nn.Module, dict[str, Any]]:
+def _encoder(lab: Laboratory, key: str, name: str, seed: int) -> dict[str, Any]:
+    size = replace(lab.plan.pretrain, seed=seed)
+    if name == SHORT_VIT:
+        share = pretraining_operations("fastvithd") / pretraining_operations("vit")
+        size = replace(size, steps=round(share * size.steps))
     model, loss = pretrain_encoder(name, lab.all_resolutions("train"), lab.words, size)
     accuracies = word_accuracy(model, lab.all_resolutions("validation"), lab.words)
-    return model.encoder, {"validation": float(np.mean(accuracies)), "maps": accuracies, "loss": loss, **vars(size)}
+    lab.save(key, model.encoder)
+    return {"maps": accuracies, "loss": loss, **vars(size)}
 
 
-def _encoder(lab: Laboratory, key: str, name: str, trials: Mapping[float, str], seed: int) -> dict[str, Any]:
-    encoder, found = _pretrain(lab, name, replace(lab.plan.pretrain, rate=lab.best_rate(trials), seed=seed))
-    lab.save(key, encoder)
-    return found
-
-
-def _language(lab: Laboratory, key: str, name: str, seed: int) -> dict[str, Any]:
-    size = replace(lab.plan.language, seed=seed)
-    model = pretrain_language_model(name, lab.words, size)
-    lab.save(key, model)
+def _language(lab: Laboratory, key: str, name: str) -> dict[str, Any]:
+    layouts, size = list_layouts(lab.plan), lab.plan.language
     train, test = (PageTensors.of(_join(list(lab.chunks(split, [LOW_RESOLUTION]))), LOW_RESOLUTION)
                    for split in ("train", "test"))  # fmt: skip
-    blind = train_blind(model, train, lab.words, size)
-    return {
-        "ceiling": text_accuracy(model, test, lab.words),
-        "blind": text_accuracy(blind, test, lab.words, blind=True),
-    }
+    model = pretrain_language_model(name, train, layouts, lab.words, size)
+    lab.save(key, model)
+    blind = train_blind(model, train, lab.words, replace(size, steps=lab.plan.read.steps))
+    ceilings = [{**vars(layout), "accuracy": cell_accuracy(model, test, lab.words, layout)} for layout in layouts]
+    return {"ceilings": ceilings, "blind": blind_accuracy(blind, test, lab.words)}
 
 
 class Lesson:
@@ -305,6 +314,10 @@ class Lesson:
         self.pages, self.tokens = {}, {}
         for split in ("train", "validation", "test"):
             self.pages[split], self.tokens[split] = lab.look(ready, split, resolution, arms)  # type: ignore[arg-type]
+        first, count = self.tokens["train"], min(ALIGNED_PAGES, lab.plan.pages[0])
+        self.whole = {arm.name: first[arm.name][:count] for arm in arms if not arm.layout(resolution).keep}
+        if name != "fastvithd" and WHOLE not in self.whole:
+            self.whole |= lab.look(ready, "train", resolution, [ARMS[WHOLE]], count)[1]
         with torch.inference_mode():
             blank = look(ready, torch.zeros(1, 1, resolution, resolution), arms)
         self.blank = {arm: found.clone() for arm, found in blank.items()}
@@ -329,18 +342,21 @@ class Lesson:
         self.lab.keep(key, found)
 
     def _measure(self, arm: Arm, language: str, size: Size) -> dict[str, Any]:
-        reader, loss = self._train(arm, language, size)
-        facts = {"arm": arm.name, "resolution": self.cell[2], "language_model": language, "loss": loss, **vars(size)}
+        reader, losses = self._train(arm, language, size)
+        facts = {"arm": arm.name, "resolution": self.cell[2], "language_model": language, **losses, **vars(size)}
         found = {split: self._accuracy(reader, split) for split in ("validation", "test")}
         blank = page_accuracy(reader, self.blank[arm.name], self.pages["test"], self.lab.words)
         return {**facts, **found, "blank": float(blank.mean()), "images": size.steps * size.batch}
 
-    def _train(self, arm: Arm, language: str, size: Size) -> tuple[Reader, float]:
+    def _train(self, arm: Arm, language: str, size: Size) -> tuple[Reader, dict[str, float]]:
         torch.manual_seed(size.seed)
-        model = self.lab.load(f"language {language}, seed {size.seed}", self.lab.words.language_model(language))
-        reader = Reader(arm, self.encoder, model)
-        loss = train_reader(reader, self.tokens["train"][arm.name], self.pages["train"], self.lab.words, size)
-        return reader, loss
+        model = self.lab.load(f"language {language}", self.lab.words.language_model(language))
+        reader, pages = Reader(arm, self.encoder, model), self.pages["train"]
+        layout = replace(arm.layout(self.cell[2]), keep=0)  # before tokens are left out
+        whole = self.whole[WHOLE if arm.reduce is prune_tokens else arm.name]
+        aligned = align_projector(reader, whole, pages, layout, replace(self.lab.plan.align, seed=size.seed))
+        loss = train_reader(reader, self.tokens["train"][arm.name], pages, self.lab.words, size)
+        return reader, {"aligned": aligned, "loss": loss}
 
     def _accuracy(self, reader: Reader, split: str) -> float:
         tokens = self.tokens[split][reader.arm.name]
@@ -358,6 +374,14 @@ def prepare_encoder(name: str, encoder: Encoder) -> Encoder:
 
 
 @cache
+def pretraining_operations(encoder: str) -> float:
+    """Return floating-point operations of an encoder over one crop, forward."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_encoder(encoder).maps(torch.empty(1, 1, CROP, CROP))
+    return float(counter.get_total_flops())
+
+
+@cache
 def count_operations(arm: str, resolution: int, language: str) -> float:
     """Return floating-point operations of reading one page in training: its tokens once, three passes over them."""
     with torch.device("meta"):
@@ -366,7 +390,6 @@ def count_operations(arm: str, resolution: int, language: str) -> float:
         with FlopCounterMode(display=False) as looking:
             tokens = look(encoder, torch.empty(1, 1, resolution, resolution), [ARMS[arm]])[arm]
         with FlopCounterMode(display=False) as reading:
-            image = reader.projector(tokens)
-            for length in (3 * MAX_QUESTIONS, MAX_WORDS):  # questions, and the page read aloud
-                answer_logits(reader.language_model, image, torch.zeros(1, length, dtype=torch.long))
+            row, asked = (torch.zeros(1, length, dtype=torch.long) for length in (MAX_WORDS, MAX_QUESTIONS))
+            reader.language_model(reader.projector(tokens), row, asked)
     return float(looking.get_total_flops() + 3 * reading.get_total_flops())
