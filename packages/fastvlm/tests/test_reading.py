@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from fastvlm import pages as pages_module
-from fastvlm import reading, reading_jobs
 from fastvlm.cells import Layout, WordCells
 from fastvlm.pages import (
     PageOptions,
@@ -45,7 +44,6 @@ from fastvlm.reading_stages import (
     train_reader,
     word_accuracy,
 )
-from tenfold_shared.commands import InputError
 
 OPTIONS = PageOptions(32, resolutions=(128, 256))
 WORDS = Words(32)
@@ -193,9 +191,8 @@ def test_words_in_a_row_see_those_before_and_words_alone_see_the_image():
         assert (after - logits)[:, 6:9].abs().amax((0, 2)).min() > 1e-4
         assert not torch.allclose(model(image, row.flip(1), alone).flip(1)[:, 0], logits[:, 0]), "order counts"
         for place in range(4):
-            torch.testing.assert_close(
-                model(image, row[:, :0], alone[:, place : place + 1])[:, 0], logits[:, 9 + place]
-            )
+            one = model(image, row[:, :0], alone[:, place : place + 1])
+            torch.testing.assert_close(one[:, 0], logits[:, 9 + place])
         assert not torch.allclose(model(image.flip(1), row, alone)[:, 9:], logits[:, 9:])
 
 
@@ -208,10 +205,8 @@ def test_tokens_are_sums_of_the_words_in_their_cells():
     words, centres = torch.tensor([[0, 1, 1, -1]]), torch.tensor([[[0.1, 0.1], [0.4, 0.4], [0.9, 0.2], [0.9, 0.9]]])
 
     def near(x, y):
-        squares = [
-            (x - (j + 0.5) / 4) ** 2 + (y - (i + 0.5) / 4) ** 2 for i, j in itertools.product(range(4), range(4))
-        ]
-        weights = [math.exp(-32 * square) for square in squares]
+        middles = [((j + 0.5) / 4, (i + 0.5) / 4) for i in range(4) for j in range(4)]
+        weights = [math.exp(-32 * ((x - across) ** 2 + (y - down) ** 2)) for across, down in middles]
         return sum(weight * (place + 1) for place, weight in enumerate(weights)) / sum(weights)
 
     with torch.no_grad():
@@ -313,10 +308,14 @@ def test_pairs_of_the_test_are_not_learned_against():
     assert ((logits.grad[0, 0, :32] != 0).numpy() == allowed[5]).all()
 
 
-def test_training_pages_hold_all_words_alike():
-    found = draw_pages("train", range(300), options=PageOptions(32, resolutions=(64,)))
-    counts = np.bincount(found.words[(found.words >= 0) & (found.words < 32)], minlength=32)
-    assert counts.max() < 3 * counts.min() and ((found.words >= 32).sum() / (found.words >= 0).sum()) < 0.4
+def test_training_pages_hold_words_more_alike_than_sentences():
+    """Half of their words are drawn from the vocabulary, and a third are other words, as are most of a sentence's."""
+    options = PageOptions(32, resolutions=(64,))
+    found, sentences = (draw_pages(split, range(300), options=options).words for split in ("train", "test"))
+    counts, natural = (np.bincount(w[(w >= 0) & (w < 32)], minlength=32) for w in (found, sentences))
+    assert counts.max() < 4 * counts.min() and natural.max() > 10 * natural.min()
+    others = [(w >= 32).sum() / (w >= 0).sum() for w in (found, sentences)]
+    assert 0.25 < others[0] < 0.4 and 0.5 < others[1] < 0.75
     answers = draw_pages("test", range(300), options=PageOptions(32, resolutions=(64,))).questions[:, 0, 1]
     assert np.bincount(answers).max() < 0.4 * len(answers), "one word is not the answer to most questions"
 
@@ -350,70 +349,3 @@ def test_the_rate_warms_up_and_cools_down():
     assert shares[:3] == [0.5, 1.0, 1.0] and all(a > b for a, b in itertools.pairwise(shares[2:])) and shares[-1] < 0.02
     weight = torch.nn.Parameter(torch.zeros(1))
     assert run_steps([weight], Size(200, 1, 0.1), lambda: (weight - 1).square().sum()) < 1e-3
-
-
-def test_jobs_come_after_their_needs_and_cover_the_plan():
-    jobs = reading_jobs.make_jobs(reading_jobs.PLANS["full"])
-    keys = [job.key for job in jobs]
-    assert len(set(keys)) == len(keys)
-    for place, job in enumerate(jobs):
-        assert all(keys.index(need) < place for need in job.needs)
-    cells = set(reading_jobs._cells(reading_jobs.PLANS["full"]))
-    assert {("fastvithd", 1, size, 0) for size in (128, 192, 256, 384)} < cells
-    judged = [("fastvithd", 1, 384), ("fastvithd", 1, 128), ("fastvithd", 2, 384), ("short vit", 1, 192)]
-    judged += [("vit", 1, size) for size in (128, 192, 384)]
-    assert {(*cell, seed) for seed in range(3) for cell in judged} <= cells
-    seen = {(arm.name, size) for name, tiles, size, _ in cells for arm in reading_jobs.arms_of(name, tiles, size)}
-    assert seen == {(arm.name, size) for arm in ARMS.values() for size in (128, 192, 256, 384)
-                    if reading_jobs.is_read(arm, size) and (arm.encoder != "short vit" or size == 192)}  # fmt: skip
-    assert {arm.num_tokens(size) for arm, size in ((ARMS[name], size) for name, size in seen)} <= {
-        4,
-        9,
-        16,
-        20,
-        36,
-        45,
-        64,
-    }
-
-
-def test_rates_are_tuned_before_they_are_used():
-    jobs = {job.key: job for job in reading_jobs.make_jobs(reading_jobs.PLANS["full"])}
-    first = {"readers vit, 1 tiles, 192 px, seed 0", "readers vit, 1 tiles, 384 px, seed 0"}
-    assert first & set(jobs["readers vit, 1 tiles, 192 px, seed 0"].needs) == set()
-    assert "readers vit, 1 tiles, 192 px, seed 0" in jobs["readers vit, 1 tiles, 128 px, seed 0"].needs
-    for seed in range(1, 3):
-        for size, needed in ((192, first - {"readers vit, 1 tiles, 384 px, seed 0"}), (256, first)):
-            if size == 192:
-                assert needed <= set(jobs[f"readers vit, 1 tiles, {size} px, seed {seed}"].needs)
-    assert "readers vit, 1 tiles, 384 px, seed 0" in jobs["readers vit, 1 tiles, 256 px, seed 0"].needs
-
-
-def test_a_vit_of_equal_operations_has_fewer_steps():
-    share = reading_jobs.pretraining_operations("vit") / reading_jobs.pretraining_operations("fastvithd")
-    assert 2.5 < share < 2.9 and reading_jobs.pretraining_operations("short vit") == share * (
-        reading_jobs.pretraining_operations("fastvithd")
-    )
-
-
-def test_operations_grow_with_resolution_and_tokens():
-    count = reading_jobs.count_operations
-    assert count("FastViTHD", 384, NAME) > 1.5 * count("FastViTHD", 192, NAME)
-    assert count("ViT + pooling", 256, NAME) > count("FastViTHD", 256, NAME)
-    assert count("FastViTHD, 2 x 2 tiles", 256, NAME) > count("FastViTHD", 256, NAME)
-
-
-def test_a_job_that_fails_can_be_tried_again(tmp_path, monkeypatch):
-    def fail(lab):
-        raise RuntimeError("out of memory")
-
-    job = reading_jobs.Job("one", (), fail)
-    monkeypatch.setattr(reading, "make_jobs", lambda plan: [job])
-    monkeypatch.setattr(reading, "prepare_pages", lambda *arguments: None)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        reading.run_jobs(tmp_path, "smoke", seconds=10.0)
-    job = dataclasses.replace(job, run=lambda lab: {"done": True})
-    (record,) = reading.run_jobs(tmp_path, "smoke", seconds=10.0)
-    assert record["key"] == "one" and record["done"] and record["cpu_seconds"] >= 0
-    with pytest.raises(InputError, match="another budget"):
-        reading.run_jobs(tmp_path, "full", seconds=10.0)

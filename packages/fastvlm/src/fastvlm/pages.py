@@ -2,8 +2,9 @@
 
 A page is 24 to 40 words in a row of one Wikipedia article, set in DejaVu on 512 x 512 grey pixels at a size between 18
 and 40 pixels, so that at 128 pixels a side few pages can be read and at 384 all. Words count without case and
-punctuation; what is not in the vocabulary is one word, "another". A question names a word that stands once on its page; the answer is the word after it, both among the
-most frequent words. Articles and pairs (X, answer) are divided: no pair asked in the test is asked in training.
+punctuation; those outside of the vocabulary (the most frequent words) count as one. A question names a word that stands
+once on its page; the answer is the word after it, both of the vocabulary. Articles and pairs (X, answer) are divided:
+no pair asked in the test is asked in training.
 
 Validation and test pages are sentences as they are, chosen such that rare answers are asked as often as frequent ones.
 On training pages the words are in random order, and half of them are exchanged for random ones of the vocabulary (in
@@ -150,7 +151,7 @@ def _choose_text(
 def _exchange(
     words: list[str], ids: list[int], num_words: int, random: np.random.Generator
 ) -> tuple[list[str], list[int]]:
-    """Put words in random order and most of them out, for random ones of the vocabulary."""
+    """Put words in random order and half of them out, for random ones of the vocabulary."""
     order, spellings = random.permutation(len(words)), _spellings(num_words)
     words, ids = [words[i] for i in order], [ids[i] for i in order]
     for place in range(len(words)):

@@ -13,9 +13,9 @@ language model on equal images, while its encoder stays as it is, so that pages 
 The ViT takes a CPU as long as FastViTHD and has 2.7 times its operations in pre-training; what follows costs the same
 for equal tokens, so that equal images favour the ViT. For equal operations a ViT has fewer steps of pre-training. Each
 arm's learning rate is the better of two on validation pages (seed 0, at its largest resolution, smaller language model,
-all steps); both encoders have 0.003, which both preferred to 0.001 when they were tuned on shorter pages. Floors: blank pages, and a
-language model that has trained on the questions alone; ceilings: words in cells, by layout. Power check: FastViTHD at
-384 px against itself at 128 px.
+all steps); both encoders have 0.003, which both preferred to 0.001 when they were tuned on shorter pages. Floors: blank
+pages, and a language model that has trained on the questions alone; ceilings: words in cells, by layout. Power check:
+FastViTHD at 384 px against itself at 128 px.
 
 Primary: exact match of FastViTHD at 384 px (36 tokens) with the smaller language model; control: 36 of a ViT's 144
 tokens at 192 px, pruned or pooled, whichever reads best on validation pages (at 384 px its 576 tokens come far later;

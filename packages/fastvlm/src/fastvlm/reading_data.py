@@ -36,9 +36,8 @@ class Words:
 
     def ask(self, questions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the words X of (X, answer) pairs, and the answers as labels."""
-        return torch.where(questions < 0, self.pad, questions)[..., 0], torch.where(questions < 0, IGNORE, questions)[
-            ..., 1
-        ]
+        asked, answers = questions.unbind(-1)
+        return torch.where(asked < 0, self.pad, asked), torch.where(answers < 0, IGNORE, answers)
 
     def read_aloud(self, words: Tensor, spoken: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (nothing, first word, second word, ...) and labels: the word that comes next."""

@@ -214,8 +214,8 @@ def _name(cell: Cell) -> str:
 def is_read(arm: Arm, resolution: int) -> bool:
     """Return whether an arm is tried at a resolution.
 
-    A ViT where it keeps all of at most 64 tokens, or 16 or more, and fewer than 64, after pruning or pooling: from 192 px
-    on to a quarter, from 256 px on to FastViTHD's number; tiles have 128 px at least.
+    A ViT where it keeps all of at most 64 tokens, or 16 or more, and fewer than 64, after pruning or pooling: from 192
+    px on to a quarter, from 256 px on to FastViTHD's number; tiles have 128 px at least.
     """
     if arm.reduce is None:
         return resolution >= arm.tiles * LOW_RESOLUTION and arm.num_tokens(resolution) <= MOST_TOKENS

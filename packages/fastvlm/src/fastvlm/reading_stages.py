@@ -2,8 +2,8 @@
 
 `pretrain_encoder` (word-contrastive, on crops), `pretrain_language_model` (finding the word after X among words in
 cells, no page seen), and for each reader `align_projector` (tokens of an encoder to those of words in cells) and
-`train_reader` (projector and language model, on tokens that an encoder has looked up once: reading pages aloud, as dense
-captions have it, and questions about them).
+`train_reader` (projector and language model, on tokens that an encoder has looked up once: reading pages aloud, as
+dense captions have it, and questions about them).
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ def pretrain_encoder(name: str, pages: Sequence[PageTensors], words: Words, size
     def loss_of() -> Tensor:
         crops.choose()
         logits, targets, page = model(*crops.take())
-        shares = (
-            size.batch * torch.bincount(page)[page]
-        ).reciprocal()  # crops count alike, however many words they hold
+        shares = (size.batch * torch.bincount(page)[page]).reciprocal()  # crops count alike, whatever they hold
         losses = [(F.cross_entropy(part, targets, reduction="none") * shares).sum() for part in logits]
         return torch.stack(losses).mean()
 
@@ -161,7 +159,7 @@ def _random_words(there: Tensor, count: int, generator: torch.Generator) -> Tens
 
 
 def _draw_pairs(text: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return pairs (X, word after X) [batch, 12, 2] of words that stand once on their page, -1 where there are fewer."""
+    """Return pairs (X, word after X) [batch, 12, 2] of words that stand once on their page, -1 beyond the last."""
     after = F.pad(text[:, 1:], (0, 1), value=-1)
     once = (text[:, :, None] == text[:, None]).sum(-1) == 1
     fit = once & (text >= 0) & (text < count) & (after >= 0) & (after < count)
