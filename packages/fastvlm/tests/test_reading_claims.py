@@ -108,9 +108,16 @@ def test_the_readme_says_what_was_recorded():
     text = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
     assert "{}, {}, {} and {} % of the questions".format(*curves[0]) in text
     assert "larger language model {}, {}, {} and {} %".format(*curves[1]) in text
-    assert f"pruned ({percent('ViT + pruning', 256)} %) or pooled ({percent('ViT + pooling', 256)} %) tokens" in text
-    assert f"its own tiles ({percent('FastViTHD, 2 x 2 tiles', 256)} %, 20 tokens)" in text
-    assert f"64 tokens of a page of 128 px reads {percent('ViT', 128)} %" in text
-    assert f"pruned to 16 they still read {percent('ViT + pruning to a quarter', 128)} %" in text
-    assert {rows[arm, 128, small]["seeds"] for arm in ("ViT", "ViT + pruning to a quarter")} == {4}
-    assert rows["ViT", 128, small]["ttft_ms"] < 0.4 * rows["FastViTHD", 384, small]["ttft_ms"]
+    pruned, pooled = (percent(arm, 192) for arm in ("ViT + pruning to a quarter", "ViT + pooling of 2 x 2"))
+    assert f"pruned ({pruned} %) or pooled ({pooled} %) from 144 at 192 px" in text
+    assert f"its own tiles ({percent('FastViTHD, 2 x 2 tiles', 384)} %, 45 tokens)" in text
+    assert f"all 64 tokens of a page of 128 px ({percent('ViT', 128)} %)" in text
+    assert (
+        f"as many operations in pre-training ({percent('ViT of equal operations, pruned to a quarter', 192)} %)" in text
+    )
+    marks = reading_claims.recorded_curves()["floors"]
+    assert f"from the words alone {round(100 * marks['words alone'])} %" in text
+    ceilings = [r["ceilings"] for r in reading_claims.recorded_curves()["records"] if r["key"] == f"language {small}"]
+    (ceiling,) = [c["accuracy"] for c in ceilings[0] if (c["side"], c["tiles"], c["keep"]) == (6, 1, 0)]
+    assert f"would read {round(100 * ceiling)} %" in text
+    assert rows["ViT", 128, small]["ttft_ms"] < 0.5 * rows["FastViTHD", 384, small]["ttft_ms"]
