@@ -74,7 +74,16 @@ class Plan:
 
 # Nobody learns to read in a minute of a laptop: below the full budget it is shown that all of it runs.
 _SMALL = Plan(
-    1, 32, (48, 16, 16), 32, (128, 384), Size(3, 8, 3e-3), Size(11, 8, 3e-3), Size(4, 8, 3e-3), Size(3, 8, 0.0), (1e-3,)
+    1,
+    32,
+    (48, 16, 16),
+    32,
+    (128, 192, 384),
+    Size(3, 8, 3e-3),
+    Size(11, 8, 3e-3),
+    Size(4, 8, 3e-3),
+    Size(3, 8, 0.0),
+    (1e-3,),
 )
 PLANS: dict[Budget, Plan] = {
     "smoke": _SMALL,
