@@ -74,17 +74,9 @@ class Plan:
 
 # Nobody learns to read in a minute of a laptop: below the full budget it is shown that all of it runs.
 _SMALL = Plan(
-    1,
-    32,
-    (48, 16, 16),
-    32,
-    (128, 192, 384),
-    Size(3, 8, 3e-3),
-    Size(11, 8, 3e-3),
-    Size(4, 8, 3e-3),
-    Size(3, 8, 0.0),
+    1, 32, (48, 16, 16), 32, (128, 192, 384), Size(3, 8, 3e-3), Size(11, 8, 3e-3), Size(4, 8, 3e-3), Size(3, 8, 0.0),
     (1e-3,),
-)
+)  # fmt: skip
 PLANS: dict[Budget, Plan] = {
     "smoke": _SMALL,
     "laptop": _SMALL,
@@ -186,7 +178,7 @@ Cell = tuple[str, int, int, int]  # encoder, tiles, resolution, seed
 
 
 def make_jobs(plan: Plan) -> list[Job]:
-    """Return all trainings, the most important first: power check, the judged ones, the other settings."""
+    """Return all trainings, the most important first: the primary and its power check, other rows, other settings."""
     ordered: dict[str, Job] = {}
 
     def add(job: Job) -> None:
